@@ -1,0 +1,44 @@
+"""Arithmetic of a node at the measured sizes: multiply-accumulates and lengths of sums."""
+
+from __future__ import annotations
+
+import math
+
+from onnxtune.facts import Facts, Node
+
+
+def reduction_length(facts: Facts, node: Node) -> int:
+    """How many products one output element sums (0 for operators that do not sum)."""
+    if node.is_op("Conv", "ConvTranspose"):
+        weight = facts.size(node.input(1))
+        if weight is None:
+            return 0
+        return math.prod(weight[1:]) if node.op_type == "Conv" else weight[0] * math.prod(weight[2:])
+    if node.is_op("Gemm", "MatMul"):
+        left = facts.size(node.input(0))
+        if not left:
+            return 0
+        transposed = node.op_type == "Gemm" and node.attribute("transA", 0)
+        return left[0] if transposed else left[-1]
+    if node.is_op("AveragePool", "LpPool"):
+        return math.prod(node.attribute("kernel_shape", [1]))
+    if node.is_op("GlobalAveragePool", "ReduceMean", "ReduceSum", "LRN", "InstanceNormalization"):
+        return math.prod((facts.size(node.input(0)) or (1, 1))[2:])
+    return 0
+
+
+def macs(facts: Facts, node: Node) -> int:
+    """Multiply-accumulates of a convolution or matrix product; 0 for others or unknown sizes."""
+    if not node.is_op("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return 0
+    out = facts.size(node.outputs[0])
+    if out is None:
+        return 0
+    if node.op_type == "ConvTranspose":
+        weight, source = facts.size(node.input(1)), facts.size(node.input(0))
+        return math.prod(source) * math.prod(weight[1:]) if source and weight else 0
+    return math.prod(out) * reduction_length(facts, node)
+
+
+def total_macs(facts: Facts) -> int:
+    return sum(macs(facts, n) for n in facts.nodes)

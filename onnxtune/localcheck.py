@@ -1,0 +1,194 @@
+"""The rewritten region alone, in float64, with onnx's reference implementation.
+
+In float64 rounding is some 1e-15, so that what is left is a real difference or the rounding of new
+weights to the model's own type (a few units in the last place). It sees errors that the tolerance of
+an end-to-end comparison would hide, such as a wrong border of one channel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from onnxtune.costs import total_macs
+from onnxtune.errors import ModelError, one_line
+from onnxtune.facts import Facts
+from onnxtune.model import Model
+from onnxtune.runtime import CPU, Session, Target
+from onnxtune.shapes import describe
+
+MAC_LIMIT = 3e8
+"""Largest region (multiply-accumulates) that the reference evaluates within about a second."""
+SMALL = (13, 17)
+"""Height and width to which larger maps are cut for the check: odd, unequal, wider than kernels."""
+WEIGHT_ROUNDING = 64.0
+"""Allowed error in units of the weights' rounding, relative to the largest value of the channel."""
+SINGLE_MARGIN = 8.0
+"""How much more is allowed when the region itself is computed in single precision."""
+ROUNDOFF: dict[int, float] = {TensorProto.FLOAT: 2.0**-24, TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
+
+
+@dataclass(frozen=True)
+class LocalVerdict:
+    """`ok` None: the check could not be made, `reason` says why. `error` is relative, per channel."""
+
+    ok: bool | None
+    error: float = 0.0
+    reason: str = ""
+
+
+def check_region(before: Model, after: Model, seed: int = 0) -> LocalVerdict:
+    """Compare a region with its rewritten form on random inputs in float64 (batch as declared)."""
+    sizes = {v.name: _static(v) for v in before.inputs}
+    small = _smaller(sizes)
+    for attempt in [small, sizes] if small != sizes else [sizes]:
+        if total_macs(Facts(before, attempt)) > MAC_LIMIT:
+            return LocalVerdict(None, reason="the region is too large for a float64 check")
+        feeds = _feeds(before, attempt, seed)
+        try:
+            want = _evaluate(before, feeds)
+        except Exception as error:  # the reference raises whatever its numpy code raises
+            problem = one_line(error)
+            continue
+        return _judge(before, after, feeds, want)
+    return LocalVerdict(None, reason=f"onnx's reference cannot evaluate the region ({problem})")
+
+
+def _judge(before: Model, after: Model, feeds: Mapping[str, NDArray[Any]], want: list[Any]) -> LocalVerdict:
+    try:
+        have = _evaluate(after, feeds)
+    except Exception as error:  # as above
+        return LocalVerdict(None, reason=f"onnx's reference cannot evaluate the rewrite ({one_line(error)})")
+    weights = {w.data_type for w in [*before.proto.graph.initializer, *after.proto.graph.initializer]}
+    allowed = WEIGHT_ROUNDING * max((ROUNDOFF[t] for t in weights if t in ROUNDOFF), default=2.0**-24)
+    names = [o.name for o in before.proto.graph.output]
+    errors = [_relative(w, h) for w, h in zip(want, have, strict=True)]
+    worst = max(errors)
+    if worst <= allowed:
+        return LocalVerdict(True, worst)
+    native = _single(before, feeds)
+    if native is None or max(map(_relative, want, native)) > worst / 4:  # the reference itself is wrong here
+        return _judge_single(before, after, feeds)
+    name = names[errors.index(worst)]
+    return LocalVerdict(False, worst, f"float64 check: '{name}' differs by {worst:.2g} (allowed {allowed:.1g})")
+
+
+def _relative(want: NDArray[Any], have: NDArray[Any]) -> float:
+    """Largest difference relative to the largest value of its channel (axis 1)."""
+    if want.shape != have.shape:
+        return math.inf
+    if want.size == 0 or want.dtype.kind not in "f":
+        return 0.0 if np.array_equal(want, have) else math.inf
+    if not np.array_equal(np.isfinite(want), np.isfinite(have)):
+        return math.inf
+    want, have = np.nan_to_num(want), np.nan_to_num(have)
+    axes = tuple(a for a in range(want.ndim) if a != 1)
+    scale = np.max(np.abs(want), axis=axes, keepdims=True) if want.ndim > 1 else np.max(np.abs(want))
+    floor = max(1e-3 * float(np.max(np.abs(want))), 1e-30)
+    return float(np.max(np.abs(want - have) / np.maximum(scale, floor)))
+
+
+def _judge_single(before: Model, after: Model, feeds: Mapping[str, NDArray[Any]]) -> LocalVerdict:
+    """The same comparison in ONNX Runtime and the model's own precision: less sharp, but unbiased."""
+    want, have = _single(before, feeds), _single(after, feeds)
+    if want is None or have is None:
+        return LocalVerdict(None, reason="neither onnx's reference nor ONNX Runtime can evaluate the region alone")
+    worst = max(map(_relative, want, have))
+    allowed = (
+        SINGLE_MARGIN * WEIGHT_ROUNDING * max(ROUNDOFF.get(v.type.tensor_type.elem_type, 0) for v in before.inputs)
+    )
+    if worst <= allowed:
+        return LocalVerdict(True, worst)
+    return LocalVerdict(False, worst, f"region check: an output differs by {worst:.2g} (allowed {allowed:.1g})")
+
+
+def _single(model: Model, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]] | None:
+    """The region's outputs from ONNX Runtime without optimisations, widened to float64."""
+    types = {v.name: describe(v) for v in model.inputs}
+    cast = {n: a.astype(onnx.helper.tensor_dtype_to_np_dtype(t.elem_type)) for n, a in feeds.items() if (t := types[n])}
+    try:
+        got = Session(resized(model, feeds), Target(CPU, {}, 1), "disable").run(cast)
+    except ModelError:
+        return None
+    values = [got[o.name] for o in model.proto.graph.output]
+    return [v.astype(np.float64) if v.dtype.kind == "f" else v for v in values]
+
+
+def resized(model: Model, feeds: Mapping[str, NDArray[Any]]) -> Model:
+    """The region with its inputs declared in the feeds' shapes and its outputs in none."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    for value in proto.graph.input:
+        if value.name in feeds:
+            value.type.tensor_type.ClearField("shape")
+            for d in feeds[value.name].shape:
+                value.type.tensor_type.shape.dim.add().dim_value = d
+    for value in proto.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    del proto.graph.value_info[:]
+    return model.with_proto(proto)
+
+
+def _evaluate(model: Model, feeds: Mapping[str, NDArray[Any]]) -> list[Any]:
+    with np.errstate(all="ignore"):
+        return list(ReferenceEvaluator(_doubled(resized(model, feeds).proto)).run(None, dict(feeds)))
+
+
+def _doubled(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """All floating-point tensors of the model as float64."""
+    for value in [*proto.graph.input, *proto.graph.output]:
+        if value.type.tensor_type.elem_type in ROUNDOFF:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for tensor in proto.graph.initializer:
+        _double(tensor)
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                _double(attribute.t)
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i in ROUNDOFF:
+                attribute.i = TensorProto.DOUBLE
+    return proto
+
+
+def _double(tensor: TensorProto) -> None:
+    if tensor.data_type in ROUNDOFF:
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), name))
+
+
+def _static(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    info = describe(value)
+    assert info is not None, "regions have tensor inputs only"
+    assert info.static is not None, "regions have static sizes"
+    return info.static
+
+
+def _smaller(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Cut maps to SMALL when all inputs with maps agree on their size; batch 2 where it was 1."""
+    maps = {s[2:] for s in sizes.values() if len(s) == 4}
+    if len(maps) != 1 or not any(d > s for d, s in zip(next(iter(maps)), SMALL, strict=True)):
+        return dict(sizes)
+    return {n: (s[0], s[1], min(s[2], SMALL[0]), min(s[3], SMALL[1])) if len(s) == 4 else s for n, s in sizes.items()}
+
+
+def _feeds(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, NDArray[Any]]:
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, NDArray[Any]] = {}
+    for value in model.inputs:
+        info = describe(value)
+        assert info is not None, "regions have tensor inputs only"
+        shape = sizes[value.name]
+        if info.elem_type in ROUNDOFF or info.elem_type == TensorProto.DOUBLE:
+            feeds[value.name] = rng.standard_normal(shape)
+        else:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(info.elem_type)
+            feeds[value.name] = rng.integers(0, 2, shape).astype(dtype)
+    return feeds

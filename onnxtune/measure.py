@@ -1,0 +1,83 @@
+"""Taking latency samples: interleaved rounds in random order until the answer is clear or time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxtune.compare import Comparison, compare
+
+Call = Callable[[], None]
+CLOCK_STEP = 200e-6
+"""Seconds that one sample should last at least, so that the timer and the call are small beside it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to measure. A comparison ends when its interval is narrower than `precision`
+    (relative), or lies clearly on one side of 1, but not before `rounds` rounds; and at the latest
+    after `duration` seconds (at least `rounds` rounds are always taken)."""
+
+    warmup: float = 0.05
+    rounds: int = 24
+    duration: float = 1.0
+    precision: float = 0.01
+    confidence: float = 0.99
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        return f"{self.warmup}/{self.rounds}/{self.duration}/{self.precision}/{self.confidence}"
+
+
+def interleave(calls: Sequence[Call], repeats: Sequence[int], rounds: int, seed: int) -> NDArray[np.float64]:
+    """Seconds per call, (rounds, contestants): every round runs each contestant once, in random order.
+
+    Each turn makes one call that is not counted (caches and threads belong to the previous
+    contestant) and then `repeats` that are.
+    """
+    rng = np.random.default_rng(seed)
+    samples = np.empty((rounds, len(calls)))
+    clock = time.perf_counter
+    for row in samples:
+        for i in rng.permutation(len(calls)):
+            call, count = calls[i], repeats[i]
+            call()
+            start = clock()
+            for _ in range(count):
+                call()
+            row[i] = (clock() - start) / count
+    return samples
+
+
+def warm(call: Call, seconds: float) -> float:
+    """Run for `seconds` (at least 3 times); returns the fastest call, in seconds."""
+    best, start = np.inf, time.perf_counter()
+    count = 0
+    while count < 3 or time.perf_counter() - start < seconds:
+        began = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - began)
+        count += 1
+    return float(best)
+
+
+def measure(before: Call, after: Call, again: Call, plan: Plan) -> Comparison:
+    """A/B with its A/A control in the same rounds: `again` is a second instance of `before`."""
+    calls = (before, after, again)
+    repeats = [max(1, round(CLOCK_STEP / warm(call, plan.warmup))) for call in calls]
+    started = time.perf_counter()
+    taken: list[NDArray[np.float64]] = []
+    while True:
+        block = interleave(calls, repeats, plan.rounds if not taken else plan.rounds // 2, plan.seed + len(taken))
+        taken.append(block)
+        samples = np.concatenate(taken)
+        result = compare(*samples.T, seed=plan.seed, confidence=plan.confidence)
+        narrow = result.high - result.low < plan.precision * result.speedup
+        clear = result.low > 1 + 2 * plan.precision or result.high < 1 - plan.precision
+        if narrow or clear or time.perf_counter() - started > plan.duration:
+            return result

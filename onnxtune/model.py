@@ -1,0 +1,208 @@
+"""Reading and writing ONNX files: whole or not at all, external data included."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import TensorProto
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+
+from onnxtune.errors import ModelError, one_line
+
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Bytes that still fit one protobuf message (2 GiB less a margin for the graph itself)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """An ONNX model in memory, weights included. Treated as immutable: a rewrite makes a new one.
+
+    `name` is what messages call it (the file's name, or "model" for a ModelProto).
+    `external` says that its weights came from files beside it.
+    """
+
+    proto: onnx.ModelProto
+    name: str = "model"
+    path: Path | None = None
+    external: bool = False
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set (0 when the model imports none)."""
+        return next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+    @property
+    def initializer_names(self) -> frozenset[str]:
+        return frozenset(i.name for i in self.proto.graph.initializer)
+
+    @property
+    def inputs(self) -> tuple[onnx.ValueInfoProto, ...]:
+        """Graph inputs that a caller must feed: those that no initializer gives a default."""
+        stored = self.initializer_names
+        return tuple(i for i in self.proto.graph.input if i.name not in stored)
+
+    @property
+    def outputs(self) -> tuple[onnx.ValueInfoProto, ...]:
+        return tuple(self.proto.graph.output)
+
+    def with_proto(self, proto: onnx.ModelProto) -> Model:
+        return Model(proto, self.name, self.path, self.external)
+
+    def graph_sha256(self) -> str:
+        """Content hash of the graph, opsets and functions: everything that decides the results."""
+        digest = hashlib.sha256()
+        for opset in sorted(self.proto.opset_import, key=lambda o: o.domain):
+            digest.update(f"{opset.domain}:{opset.version};".encode())
+        for function in self.proto.functions:
+            digest.update(function.SerializeToString(deterministic=True))
+        graph = self.proto.graph
+        for part in (graph.node, graph.input, graph.output, graph.initializer, graph.sparse_initializer):
+            for item in part:
+                digest.update(item.SerializeToString(deterministic=True))
+        return digest.hexdigest()
+
+
+def tensor_bytes(model: Model) -> int:
+    """Bytes of all stored weights: initializers and Constant nodes."""
+    graph = model.proto.graph
+    constants = [a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")]
+    return sum(_nbytes(t) for t in [*graph.initializer, *constants])
+
+
+def _nbytes(tensor: TensorProto) -> int:
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data)
+    count = 1
+    for d in tensor.dims:
+        count *= d
+    try:
+        return count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except (KeyError, ValueError):
+        return count
+
+
+def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
+    """Read a model from a path or take a ModelProto (which is not changed).
+
+    Raises ModelError: missing, unreadable, empty, truncated or not ONNX; external data that is
+    missing or escapes the model's folder; a graph that `onnx.checker` refuses.
+    """
+    if isinstance(source, Model):
+        return source
+    if isinstance(source, onnx.ModelProto):
+        model = Model(source)
+        if any(uses_external_data(t) for t in source.graph.initializer):
+            raise ModelError("model: its weights are external data; load them first or give the path")
+    else:
+        model = _read(Path(source))
+    _check(model)
+    return model
+
+
+def _read(path: Path) -> Model:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ModelError(f"{path}: is a folder, not an ONNX file") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+    if not data:
+        raise ModelError(f"{path}: the file is empty")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError:
+        raise ModelError(f"{path}: not an ONNX model, or truncated (protobuf cannot be decoded)") from None
+    if not proto.ir_version or not proto.HasField("graph"):
+        raise ModelError(f"{path}: not an ONNX model (no graph in it)")
+    external = any(uses_external_data(t) for t in proto.graph.initializer)
+    if external:
+        _load_external(proto, path)
+    return Model(proto, path.name, path, external)
+
+
+def _load_external(proto: onnx.ModelProto, path: Path) -> None:
+    folder = path.resolve().parent
+    for tensor in proto.graph.initializer:
+        if uses_external_data(tensor):
+            location = ExternalDataInfo(tensor).location
+            target = folder / location
+            if Path(location).is_absolute() or not target.resolve().is_relative_to(folder):
+                raise ModelError(f"{path}: external data of '{tensor.name}' lies outside the folder: {location}")
+            if not target.is_file():
+                raise ModelError(f"{path}: external data file is missing: {location}")
+    try:
+        load_external_data_for_model(proto, str(folder))
+    except Exception as error:  # onnx raises its own, OSError and ValueError here
+        raise ModelError(f"{path}: external data cannot be read ({one_line(error)})") from None
+
+
+def _check(model: Model) -> None:
+    if not model.proto.graph.node:
+        raise ModelError(f"{model.name}: the graph has no nodes")
+    if model.proto.ByteSize() > PROTOBUF_LIMIT:
+        return  # the checker takes one message of at most 2 GiB; ONNX Runtime judges larger ones
+    try:
+        onnx.checker.check_model(model.proto)
+    except (onnx.checker.ValidationError, EncodeError, UnicodeDecodeError, ValueError) as error:
+        raise ModelError(f"{model.name}: not a valid ONNX model ({one_line(error)})") from None
+
+
+def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = None) -> None:
+    """Write the model whole or not at all: a temporary folder beside `path`, fsync, rename.
+
+    `external`: weights into `<path>.data`; None keeps the way the model came and always does so
+    above the 2 GiB that protobuf can hold. Raises ModelError when the folder cannot be written.
+    """
+    path = Path(path)
+    apart = model.external if external is None else external
+    with _staging(path) as folder:
+        staged, data = folder / path.name, folder / (path.name + ".data")
+        if apart or model.proto.ByteSize() > PROTOBUF_LIMIT:
+            proto = onnx.ModelProto()
+            proto.CopyFrom(model.proto)
+            onnx.save(proto, staged, save_as_external_data=True, location=data.name, convert_attribute=False)
+        else:
+            staged.write_bytes(model.proto.SerializeToString())
+        for file in (data, staged):  # the model last: it is what names the other
+            if file.exists():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+                file.replace(path.parent / file.name)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file whole or not at all. Raises ModelError when the folder cannot be written."""
+    path = Path(path)
+    with _staging(path) as folder:
+        staged = folder / path.name
+        with staged.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        staged.replace(path)
+
+
+@contextlib.contextmanager
+def _staging(path: Path) -> Iterator[Path]:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".onnxtune-", dir=path.parent))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        yield folder
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,259 @@
+"""Patterns in ONNX's own text syntax, and the matcher.
+
+A pattern is the text of an ONNX function, for example
+
+    fold (x, w, b, scale, bias, mean, var) => (z) {
+        y = Conv (x, w, b)
+        z = BatchNormalization (y, scale, bias, mean, var)
+    }
+
+parsed by `onnx.parser`. Beside it a rule's TOML says which inputs must be `constants`, which may be
+absent (`optional`), which nodes may be missing (`optional_nodes`, named by their output), and what a
+made-up operator name stands for (`any_of`). The matcher proves that tensors inside the region are
+seen by nobody else; rules do not have to.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import parser
+
+from onnxtune.errors import RuleError, one_line
+from onnxtune.facts import Facts, Node
+
+COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min", "Sum", "And", "Or", "Xor", "Equal", "Mean"})
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What to look for. `outputs` are the tensors that stay visible; all others made inside must be private."""
+
+    text: str
+    constants: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    optional_nodes: tuple[str, ...] = ()
+    any_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def function(self) -> onnx.FunctionProto:
+        header = f'<opset_import: ["": {onnx.defs.onnx_opset_version()}], domain: "pattern"> '
+        try:
+            return parser.parse_function(header + self.text)
+        except Exception as error:  # onnx.parser raises its own ParseError, which is no ValueError
+            raise RuleError(f"pattern cannot be parsed: {one_line(error)}") from None
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        return tuple(Node(n, i) for i, n in enumerate(self.function.node))
+
+    @cached_property
+    def makers(self) -> Mapping[str, Node]:
+        return {o: n for n in self.nodes for o in n.outputs}
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(self.function.output)
+
+    def validate(self) -> None:
+        """Raise RuleError when the named tensors do not occur in the text."""
+        inputs, made = set(self.function.input), set(self.makers)
+        for key, names, known in (
+            ("constants", self.constants, inputs),
+            ("optional", self.optional, inputs),
+            ("optional_nodes", self.optional_nodes, made),
+            ("any_of", tuple(self.any_of), {n.op_type for n in self.nodes}),
+        ):
+            unknown = set(names) - known
+            if unknown:
+                raise RuleError(f"pattern {key}: '{min(unknown)}' does not occur in the pattern")
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """Where a pattern fits. `match["x"]` is the graph's tensor for the pattern's `x` ("" when absent);
+    `match.node("y")` the node that makes `y` (None when an optional node is missing)."""
+
+    facts: Facts
+    pattern: Pattern
+    tensors: Mapping[str, str]
+    nodes: Mapping[str, Node]
+
+    def __getitem__(self, name: str) -> str:
+        return self.tensors.get(name, "")
+
+    def node(self, name: str) -> Node | None:
+        return self.nodes.get(name)
+
+    def __getattr__(self, name: str) -> Node:
+        """`match.y`: the node that makes `y`, for nodes that are not optional."""
+        try:
+            return self.__dict__["nodes"][name]  # type: ignore[no-any-return]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """Value of a pattern input that is constant, None when absent or not constant."""
+        tensor = self[name]
+        return self.facts.constant(tensor) if tensor else None
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset(n.key for n in self.nodes.values())
+
+    @property
+    def place(self) -> str:
+        return next(self[o] for o in self.pattern.outputs)
+
+
+def find(facts: Facts, pattern: Pattern) -> Iterator[Match | tuple[str, str]]:
+    """All places where the pattern's structure fits: a Match, or (node, reason) for a near miss.
+
+    A near miss has the right operators in the right places, but a tensor inside is seen from
+    outside or an input that must be constant is not.
+    """
+    seen: set[frozenset[str]] = set()
+    root = pattern.makers[pattern.outputs[0]]
+    for node in facts.nodes:
+        near: tuple[str, str] | None = None
+        for state in _match_node(facts, pattern, root, node, _State({}, {})):
+            match = _first_complete(facts, pattern, state)
+            if match is None or match.keys in seen:
+                continue
+            problem = _problem(match)
+            if problem is None:
+                seen.add(match.keys)
+                yield match
+                break
+            near = near or (match.place, problem)
+        else:
+            if near:
+                yield near
+
+
+@dataclass(frozen=True)
+class _State:
+    tensors: Mapping[str, str]
+    nodes: Mapping[str, Node]
+
+    def bind(self, name: str, tensor: str) -> _State | None:
+        known = self.tensors.get(name)
+        if known is not None:
+            return self if known == tensor else None
+        return _State({**self.tensors, name: tensor}, self.nodes)
+
+
+def _first_complete(facts: Facts, pattern: Pattern, state: _State) -> Match | None:
+    """Bind the remaining roots (patterns with several outputs) to any nodes that fit."""
+    open_roots = [pattern.makers[o] for o in pattern.outputs if o not in state.tensors]
+    if not open_roots:
+        return Match(facts, pattern, state.tensors, state.nodes)
+    for node in facts.nodes:
+        if all(node is not n for n in state.nodes.values()):
+            for extended in _match_node(facts, pattern, open_roots[0], node, state):
+                match = _first_complete(facts, pattern, extended)
+                if match is not None:
+                    return match
+    return None
+
+
+def _match_node(facts: Facts, pattern: Pattern, wanted: Node, node: Node, state: _State) -> Iterator[_State]:
+    known = state.nodes.get(wanted.outputs[0])
+    if known is not None:
+        if known is node:
+            yield state
+        return
+    if any(n is node for n in state.nodes.values()) or not _same_operator(pattern, wanted, node):
+        return
+    if len(node.outputs) < len(wanted.outputs):
+        return
+    bound: _State | None = state
+    for name, tensor in zip(wanted.outputs, node.outputs, strict=False):
+        bound = bound.bind(name, tensor) if bound else None
+    if bound is None:
+        return
+    bound = _State(bound.tensors, {**bound.nodes, **dict.fromkeys(wanted.outputs[:1], node)})
+    for inputs in _orders(wanted, node):
+        yield from _match_inputs(facts, pattern, wanted.inputs, inputs, bound)
+
+
+def _orders(wanted: Node, node: Node) -> Iterator[Sequence[str]]:
+    if wanted.op_type in COMMUTATIVE and wanted.domain == "":
+        yield from itertools.permutations(node.inputs)
+    else:
+        yield node.inputs
+
+
+def _match_inputs(
+    facts: Facts, pattern: Pattern, wanted: Sequence[str], inputs: Sequence[str], state: _State
+) -> Iterator[_State]:
+    if not wanted:
+        if not any(inputs):
+            yield state
+        return
+    name, rest = wanted[0], wanted[1:]
+    tensor = inputs[0] if inputs else ""
+    for bound in _match_tensor(facts, pattern, name, tensor, state):
+        yield from _match_inputs(facts, pattern, rest, inputs[1:], bound)
+
+
+def _match_tensor(facts: Facts, pattern: Pattern, name: str, tensor: str, state: _State) -> Iterator[_State]:
+    maker = pattern.makers.get(name)
+    if not tensor:
+        if name in pattern.optional:
+            yield state
+        return
+    if maker is None:
+        bound = state.bind(name, tensor)
+        if bound:
+            yield bound
+        return
+    producer = facts.producer(tensor)
+    if producer is not None:
+        for found in _match_node(facts, pattern, maker, producer, state):
+            if found.tensors.get(name) == tensor:
+                yield found
+    if name in pattern.optional_nodes:
+        yield from _match_tensor(facts, pattern, maker.inputs[0], tensor, state)
+
+
+def _same_operator(pattern: Pattern, wanted: Node, node: Node) -> bool:
+    alternatives = pattern.any_of.get(wanted.op_type, (wanted.op_type,))
+    if node.op_type not in alternatives or node.domain != wanted.domain:
+        return False
+    return all(_attribute(node, k) == v for k, v in wanted.attributes.items())
+
+
+def _attribute(node: Node, name: str) -> Any:
+    """The attribute's value, or the default that the operator's schema gives it."""
+    if name in node.attributes:
+        return node.attributes[name]
+    if not onnx.defs.has(node.op_type, node.domain):
+        return None
+    declared = onnx.defs.get_schema(node.op_type, node.domain).attributes.get(name)
+    if declared is None or not declared.default_value.name:
+        return None
+    value = onnx.helper.get_attribute_value(declared.default_value)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _problem(match: Match) -> str | None:
+    facts, pattern = match.facts, match.pattern
+    for name in pattern.constants:
+        tensor = match[name]
+        if tensor and not facts.is_constant(tensor):
+            fed = tensor in facts.inputs and facts.producer(tensor) is None
+            return f"'{tensor}' is a graph input, not a constant" if fed else f"'{tensor}' is not constant"
+    for node in match.nodes.values():
+        for tensor in node.outputs:
+            visible = any(match[o] == tensor for o in pattern.outputs)
+            reason = None if visible or not tensor else facts.why_not_private(tensor, match.keys)
+            if reason:
+                return reason
+    return None

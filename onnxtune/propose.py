@@ -1,0 +1,76 @@
+"""Asking every rule what it would change. Nothing is changed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from onnxtune.errors import OnnxtuneError, one_line
+from onnxtune.facts import Facts
+from onnxtune.fragment import Builder
+from onnxtune.pattern import Match, find
+from onnxtune.proposal import Decline, Proposal
+from onnxtune.rule import No, Rule
+
+Said = Proposal | Decline
+
+
+def propose(facts: Facts, rules: Iterable[Rule], settings: Mapping[str, Mapping[str, Any]]) -> list[Said]:
+    """All proposals and declines of pattern and graph rules on this graph.
+
+    A rule that raises is reported as a Decline with its name and the reason; the others go on.
+    """
+    said: list[Said] = []
+    for rule in rules:
+        if rule.kind == "model":
+            continue
+        chosen = rule.settings(settings.get(rule.name))
+        try:
+            said.extend(_run(facts, rule, chosen))
+        except OnnxtuneError:
+            raise
+        except Exception as error:  # a rule may be anybody's code; its failure must not cost the rest
+            reason = f"the rule failed ({type(error).__name__}: {one_line(error)}); report it to {rule.card.source}"
+            said.append(Decline(rule.name, "", reason))
+    return said
+
+
+def _run(facts: Facts, rule: Rule, settings: Mapping[str, Any]) -> Iterator[Said]:
+    if facts.opset < rule.card.min_opset:
+        return
+    if rule.kind == "graph":
+        for item in rule.entry(facts, settings):
+            yield _owned(item, rule) if isinstance(item, Proposal) else item
+        return
+    assert rule.card.pattern is not None, "make_rule has checked that pattern rules have a pattern"
+    for match in find(facts, rule.card.pattern):
+        if isinstance(match, Match):
+            yield from _rewrite(facts, rule, match, settings)
+        else:
+            yield Decline(rule.name, *match)
+
+
+def _rewrite(facts: Facts, rule: Rule, match: Match, settings: Mapping[str, Any]) -> Iterator[Said]:
+    tries: Sequence[Mapping[str, Any]] = [{}]
+    if rule.variants is not None:
+        tries = list(rule.variants(match, settings))
+    for variant in tries:
+        new = Builder(f"{match.place}/{rule.name}", facts.names, facts.opset)
+        result = rule.entry(match, new, {**settings, **variant})
+        if isinstance(result, No):
+            yield Decline(rule.name, match.place, str(result))
+            continue
+        sources = (result,) if isinstance(result, str) else tuple(result)
+        outputs = dict(zip((match[o] for o in match.pattern.outputs), sources, strict=True))
+        fragment = new.finish(outputs)
+        title = _title([n.op_type for n in match.nodes.values()], [n.op_type for n in fragment.nodes])
+        yield _owned(Proposal(rule.name, title, match.keys, fragment, settings=variant), rule)
+
+
+def _owned(proposal: Proposal, rule: Rule) -> Proposal:
+    return replace(proposal, rule=rule.name, safety=rule.card.safety, enabling=rule.card.enabling)
+
+
+def _title(before: list[str], after: list[str]) -> str:
+    return f"{' + '.join(before)} -> {' + '.join(after) or 'nothing'}"

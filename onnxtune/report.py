@@ -1,0 +1,152 @@
+"""What happened, as frozen values that can be written as JSON. Rendering is elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from onnxtune.compare import Comparison
+from onnxtune.proposal import Decline, ModelProposal, Proposal
+
+SCHEMA = 1
+Stage = Literal["measure", "select", "verify", "confirm"]
+Status = Literal["faster", "nothing to gain", "already tuned", "forced"]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One rewrite in words: which rule, what changed, where."""
+
+    rule: str
+    title: str
+    node: str
+    nodes: int
+    safety: str
+    enabling: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A rewrite in the result, with its measured effect on its region and the local check's error."""
+
+    rewrite: Rewrite
+    comparison: Comparison | None
+    error: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A rewrite that was proposed and not kept: at which stage, and why."""
+
+    rewrite: Rewrite
+    stage: Stage
+    reason: str
+    comparison: Comparison | None = None
+
+
+Outcome = Kept | Rejected | Decline
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """Size of a model: stored weight bytes, parameters, nodes, multiply-accumulates per inference."""
+
+    nodes: int
+    weight_bytes: int
+    macs: int
+    operators: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that `optimize` found and did. `speedup` is None when nothing was timed."""
+
+    model: str
+    status: Status
+    before: ModelSummary
+    after: ModelSummary
+    comparison: Comparison | None
+    outcomes: tuple[Outcome, ...]
+    verification: Mapping[str, Any]
+    notes: tuple[str, ...]
+    environment: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    schema: int = SCHEMA
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        return tuple(o for o in self.outcomes if isinstance(o, Kept))
+
+    @property
+    def rejected(self) -> tuple[Rejected, ...]:
+        return tuple(o for o in self.outcomes if isinstance(o, Rejected))
+
+    @property
+    def declined(self) -> tuple[Decline, ...]:
+        return tuple(o for o in self.outcomes if isinstance(o, Decline))
+
+    @property
+    def speedup(self) -> float | None:
+        """Ratio of median latencies, original over result, on the whole model."""
+        return self.comparison.speedup if self.comparison else None
+
+    def counts(self) -> Counter[str]:
+        """How many rewrites each rule contributed."""
+        return Counter(k.rewrite.rule for k in self.kept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: raw samples included, every outcome with its kind."""
+        plain = _plain(self)
+        assert isinstance(plain, dict)
+        plain["outcomes"] = [{"kind": type(o).__name__.lower(), **_plain(o)} for o in self.outcomes]
+        plain["speedup"] = self.speedup
+        return plain
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+
+def describe(proposal: Proposal | ModelProposal) -> Rewrite:
+    """The report's words for a proposal."""
+    where: tuple[str, int] = ("", 0)
+    details: dict[str, Any] = {}
+    if isinstance(proposal, Proposal):
+        where, details = (proposal.node, len(proposal.removes)), dict(proposal.details)
+    return Rewrite(
+        proposal.rule,
+        proposal.title,
+        *where,
+        safety=proposal.safety,
+        enabling=proposal.enabling,
+        settings=dict(proposal.settings),
+        details=details,
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Comparison):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {**fields, "verdict": value.verdict}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    return value

@@ -1,0 +1,179 @@
+"""A rule: what its TOML says, joined with the arithmetic of its Python file.
+
+The TOML is read strictly (an unknown key is an error that names file and key) and holds everything
+that a user reads or tunes. The Python file defines exactly one of
+
+    rewrite(match, new, settings) -> str | tuple[str, ...] | Decline reason
+    propose(facts, settings)      -> iterable of Proposal or Decline
+    transform(proto, settings)    -> ModelProto | None (nothing to do)
+
+and for pattern rules may define `variants(match, settings)`, an iterable of settings to try.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from onnxtune.errors import RuleError
+from onnxtune.pattern import Pattern
+from onnxtune.proposal import Safety
+
+Kind = Literal["pattern", "graph", "model"]
+ENTRY: Mapping[str, Kind] = {"rewrite": "pattern", "propose": "graph", "transform": "model"}
+
+
+class No(str):
+    """Returned by `rewrite` instead of a replacement: the reason why this match is left alone."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the TOML of a rule says."""
+
+    name: str
+    code: str
+    summary: str
+    why: str
+    safety: Safety = "exact"
+    enabling: bool = False
+    default: bool = True
+    order: int = 100
+    min_opset: int = 7
+    guidelines: tuple[int, ...] = ()
+    fires: tuple[str, ...] = ()
+    declines: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    pattern: Pattern | None = None
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    help: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    source: str = "onnxtune"
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A rule ready to run. `entry` is the function of its Python file that `kind` names."""
+
+    card: Card
+    kind: Kind
+    entry: Callable[..., Any]
+    variants: Callable[..., Any] | None = None
+    algebra: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    def settings(self, overrides: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """The rule's settings with the user's overrides. Raises RuleError for unknown or ill-typed ones."""
+        merged = dict(self.card.settings)
+        for key, value in (overrides or {}).items():
+            if key not in merged:
+                known = ", ".join(sorted(merged)) or "none"
+                raise RuleError(f"rule {self.name}: unknown setting '{key}' (known: {known})")
+            if type(value) is not type(merged[key]) and not (isinstance(merged[key], float) and isinstance(value, int)):
+                raise RuleError(f"rule {self.name}: setting '{key}' must be a {type(merged[key]).__name__}")
+            merged[key] = value
+        return MappingProxyType(merged)
+
+
+_TEXT = {"name", "code", "summary", "why"}
+_LISTS: Mapping[str, type] = {"guidelines": int, "fires": str, "declines": str, "references": str}
+_OTHER: Mapping[str, type] = {"safety": str, "enabling": bool, "default": bool, "order": int, "min_opset": int}
+_TABLES = {"pattern", "settings", "help"}
+_PATTERN: Mapping[str, type] = {
+    "graph": str,
+    "constants": list,
+    "optional": list,
+    "optional_nodes": list,
+    "any_of": dict,
+}
+
+
+def read_card(path: Path, source: str = "onnxtune") -> Card:
+    """Read a rule's TOML. Raises RuleError with the file and the key for anything unexpected."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RuleError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RuleError(f"{path}: not valid TOML ({error})") from None
+    return _card(table, path, source)
+
+
+def _card(table: Mapping[str, Any], path: Path, source: str) -> Card:
+    known = _TEXT | set(_LISTS) | set(_OTHER) | _TABLES
+    _refuse_unknown(table, known, path, "")
+    missing = _TEXT - table.keys()
+    if missing:
+        raise RuleError(f"{path}: key '{min(missing)}' is missing")
+    for key in _TEXT:
+        _expect(table, key, str, path)
+    if table["name"] != path.stem:
+        raise RuleError(f"{path}: name '{table['name']}' must equal the file's name '{path.stem}'")
+    for key, kind in _OTHER.items():
+        _expect(table, key, kind, path)
+    if table.get("safety", "exact") not in get_args(Safety):
+        raise RuleError(f"{path}: safety must be one of {', '.join(get_args(Safety))}")
+    for key, kind in _LISTS.items():
+        _expect(table, key, list, path)
+        if not all(isinstance(v, kind) for v in table.get(key, [])):
+            raise RuleError(f"{path}: key '{key}' must be a list of {kind.__name__}")
+    for key in _TABLES:
+        _expect(table, key, dict, path)
+    _refuse_unknown(table.get("help", {}), set(table.get("settings", {})), path, "help.")
+    lists: dict[str, Any] = {k: tuple(table[k]) for k in _LISTS if k in table}
+    tables: dict[str, Any] = {k: MappingProxyType(table[k]) for k in ("settings", "help") if k in table}
+    plain: dict[str, Any] = {k: table[k] for k in (*_TEXT, *_OTHER) if k in table}
+    return Card(**plain, **lists, **tables, pattern=_pattern(table.get("pattern"), path), source=source)
+
+
+def _pattern(table: Mapping[str, Any] | None, path: Path) -> Pattern | None:
+    if table is None:
+        return None
+    _refuse_unknown(table, set(_PATTERN), path, "pattern.")
+    if "graph" not in table:
+        raise RuleError(f"{path}: key 'pattern.graph' is missing")
+    for key, kind in _PATTERN.items():
+        _expect(table, key, kind, path, "pattern.")
+    pattern = Pattern(
+        table["graph"].strip(),
+        tuple(table.get("constants", [])),
+        tuple(table.get("optional", [])),
+        tuple(table.get("optional_nodes", [])),
+        {k: tuple(v) for k, v in table.get("any_of", {}).items()},
+    )
+    try:
+        pattern.validate()
+    except RuleError as error:
+        raise RuleError(f"{path}: {error}") from None
+    return pattern
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: set[str], path: Path, prefix: str) -> None:
+    unknown = table.keys() - known
+    if unknown:
+        raise RuleError(f"{path}: unknown key '{prefix}{min(unknown)}' (known: {', '.join(sorted(known))})")
+
+
+def _expect(table: Mapping[str, Any], key: str, kind: type, path: Path, prefix: str = "") -> None:
+    if key in table and (not isinstance(table[key], kind) or (kind is int and isinstance(table[key], bool))):
+        raise RuleError(f"{path}: key '{prefix}{key}' must be a {kind.__name__}")
+
+
+def make_rule(card: Card, module: Any, path: str) -> Rule:
+    """Join a card with its Python module. Raises RuleError when the module lacks a single entry point."""
+    found = [name for name in ENTRY if callable(getattr(module, name, None))]
+    if len(found) != 1:
+        raise RuleError(f"{path}: define exactly one of {', '.join(ENTRY)} (found: {', '.join(found) or 'none'})")
+    kind = ENTRY[found[0]]
+    if (card.pattern is not None) != (kind == "pattern"):
+        raise RuleError(f"{path}: a rule with 'rewrite' needs a [pattern] in its TOML, others have none")
+    algebra = (module.__doc__ or "").strip()
+    return Rule(card, kind, getattr(module, found[0]), getattr(module, "variants", None), algebra)

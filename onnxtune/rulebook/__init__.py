@@ -1,0 +1,1 @@
+"""The arithmetic of each rule: one file, one rule; its TOML in rules/ says what it is."""

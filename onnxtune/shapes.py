@@ -1,0 +1,114 @@
+"""Static shapes and element types of every tensor, from `onnx.shape_inference`.
+
+Two views are needed. Symbolic shapes (what the model declares, dimension names kept) decide whether
+a rewrite is *correct*. Concrete shapes (all inputs bound to the sizes that will be measured) decide
+what it *costs*; nothing about correctness may be read off them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import onnx
+from onnx import GraphProto, TensorProto, shape_inference
+
+Shape = tuple["int | str | None", ...]
+"""Dimensions: an int when known, the model's own name when symbolic, None when unknown."""
+
+STRIP_ABOVE = 1024
+"""Bytes from which a weight is only described (dims, type), not shown, to shape inference."""
+
+
+class TensorInfo(NamedTuple):
+    """Element type (onnx.TensorProto.DataType) and shape (None: unknown rank)."""
+
+    elem_type: int
+    shape: Shape | None
+
+    @property
+    def static(self) -> tuple[int, ...] | None:
+        """The shape when every dimension is a known number."""
+        dims = self.shape
+        if dims is None or not all(isinstance(d, int) for d in dims):
+            return None
+        return tuple(d for d in dims if isinstance(d, int))
+
+
+def infer(proto: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, TensorInfo]:
+    """Types and shapes of all tensors that shape inference can tell.
+
+    `sizes` binds graph inputs to concrete shapes (and drops all declared intermediate and output
+    shapes, which may contradict them). What cannot be inferred is absent or partly None.
+    """
+    bare = _skeleton(proto, concrete=sizes is not None)
+    for value in bare.graph.input:
+        if sizes is not None and value.name in sizes:
+            _set_shape(value, sizes[value.name])
+    try:
+        inferred = shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True)
+    except Exception:
+        inferred = bare
+    graph = inferred.graph
+    found = {i.name: TensorInfo(i.data_type, tuple(i.dims)) for i in graph.initializer}
+    for value in [*graph.value_info, *graph.input, *graph.output]:
+        info = describe(value)
+        if info is not None:
+            found[value.name] = info
+    return found
+
+
+def describe(value: onnx.ValueInfoProto) -> TensorInfo | None:
+    """The TensorInfo of a value declaration; None for sequences, maps, optionals and untyped values."""
+    if not value.type.HasField("tensor_type"):
+        return None
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return TensorInfo(tensor.elem_type, None)
+    return TensorInfo(tensor.elem_type, tuple(_dimension(d) for d in tensor.shape.dim))
+
+
+def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value) if dim.dim_value >= 0 else None
+    return dim.dim_param or None
+
+
+def _set_shape(value: onnx.ValueInfoProto, shape: Iterable[int]) -> None:
+    value.type.tensor_type.ClearField("shape")
+    for size in shape:
+        value.type.tensor_type.shape.dim.add().dim_value = size
+
+
+def _skeleton(proto: onnx.ModelProto, *, concrete: bool) -> onnx.ModelProto:
+    """The model without the bytes of its large weights: what shape inference needs, and small."""
+    bare = onnx.ModelProto(ir_version=max(proto.ir_version, 4))
+    bare.opset_import.extend(proto.opset_import)
+    bare.functions.extend(proto.functions)
+    source, graph = proto.graph, bare.graph
+    graph.name = source.name or "graph"
+    graph.node.extend(source.node)
+    graph.input.extend(source.input)
+    for value in source.output:
+        kept = graph.output.add()
+        kept.CopyFrom(value)
+        if concrete and kept.type.HasField("tensor_type"):
+            kept.type.tensor_type.ClearField("shape")
+    if not concrete:
+        graph.value_info.extend(source.value_info)
+    _describe_weights(source, graph)
+    return bare
+
+
+def _describe_weights(source: GraphProto, graph: GraphProto) -> None:
+    for tensor in source.initializer:
+        weight = graph.initializer.add()
+        if _stored_bytes(tensor) <= STRIP_ABOVE:
+            weight.CopyFrom(tensor)
+        else:
+            weight.name, weight.data_type = tensor.name, tensor.data_type
+            weight.dims.extend(tensor.dims)
+
+
+def _stored_bytes(tensor: TensorProto) -> int:
+    return len(tensor.raw_data) if tensor.HasField("raw_data") else tensor.ByteSize()

@@ -1,0 +1,114 @@
+"""Binding a model's dynamic dimensions to concrete sizes: the user's, else sensible ones that are said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnxtune.errors import ModelError, UsageError
+from onnxtune.model import Model
+from onnxtune.shapes import Shape, describe
+
+Sizes = Mapping[str, tuple[int, ...]]
+
+ASSUMED_SPATIAL = 224
+"""Height and width that are assumed when an image input leaves them open (the ImageNet crop)."""
+ASSUMED_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Concrete input shapes, and for each dimension that had to be assumed a phrase saying so."""
+
+    sizes: dict[str, tuple[int, ...]]
+    assumed: tuple[str, ...]
+
+
+def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """`name:1x3x224x224` -> {name: (1, 3, 224, 224)}. Raises UsageError."""
+    found = {}
+    for text in texts:
+        name, _, dims = text.rpartition(":")
+        try:
+            shape = tuple(int(d) for d in dims.replace(",", "x").split("x") if d)
+        except ValueError:
+            raise UsageError(f"--input-shapes {text}: expected name:1x3x224x224") from None
+        if not name or any(d < 1 for d in shape):
+            raise UsageError(f"--input-shapes {text}: expected name:1x3x224x224, all sizes at least 1")
+        found[name] = shape
+    return found
+
+
+def bind(model: Model, given: Sizes | None = None) -> Binding:
+    """Sizes for every input: as declared, as given, else assumed (batch 1, 3 channels, 224 x 224).
+
+    Raises UsageError when a given name or size contradicts the model, ModelError when an input's
+    type cannot be fed (sequence, map) or its rank is unknown and not given.
+    """
+    given = dict(given or {})
+    unknown = given.keys() - {i.name for i in model.inputs}
+    if unknown:
+        names = ", ".join(i.name for i in model.inputs)
+        raise UsageError(f"{model.name}: --input-shapes names '{min(unknown)}', but the inputs are: {names}")
+    sizes: dict[str, tuple[int, ...]] = {}
+    assumed: list[str] = []
+    values: dict[str, int] = {}
+    for value in model.inputs:
+        info = describe(value)
+        if info is None:
+            raise ModelError(f"{model.name}: input '{value.name}' is not a tensor; such models are not supported")
+        if value.name in given:
+            _check(model, value.name, info.shape, given[value.name])
+            for dim, size in zip(info.shape or (), given[value.name], strict=False):
+                if isinstance(dim, str):
+                    values.setdefault(dim, size)
+    for value in model.inputs:
+        info = describe(value)
+        shape = info.shape if info else None
+        if value.name in given:
+            sizes[value.name] = given[value.name]
+        elif shape is None:
+            raise UsageError(f"{model.name}: input '{value.name}' has no declared rank; give --input-shapes")
+        else:
+            sizes[value.name] = _fill(value.name, shape, values, assumed)
+    return Binding(sizes, tuple(assumed))
+
+
+def _fill(name: str, shape: Shape, values: dict[str, int], assumed: list[str]) -> tuple[int, ...]:
+    channels_last = len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4)
+    spatial = (1, 2) if channels_last else range(2, len(shape))
+    result = []
+    for axis, dim in enumerate(shape):
+        if isinstance(dim, int):
+            result.append(dim)
+            continue
+        if isinstance(dim, str) and dim in values:
+            result.append(values[dim])
+            continue
+        if axis == 0:
+            size, said = 1, ""
+        elif axis in spatial and len(shape) >= 4:
+            size, said = ASSUMED_SPATIAL, f"input '{name}' axis {axis} is dynamic; {ASSUMED_SPATIAL} was assumed"
+        elif axis == 1 and len(shape) >= 4:
+            size, said = ASSUMED_CHANNELS, f"input '{name}' axis 1 is dynamic; {ASSUMED_CHANNELS} was assumed"
+        else:
+            size, said = 16, f"input '{name}' axis {axis} is dynamic; 16 was assumed"
+        if said:
+            assumed.append(said)
+        if isinstance(dim, str):
+            values[dim] = size
+        result.append(size)
+    return tuple(result)
+
+
+def _check(model: Model, name: str, declared: Shape | None, given: tuple[int, ...]) -> None:
+    if declared is None:
+        return
+    shown = "x".join(str(d or "?") for d in declared)
+    wrong = len(declared) != len(given) or any(
+        isinstance(d, int) and d != g for d, g in zip(declared, given, strict=True)
+    )
+    if wrong:
+        raise UsageError(
+            f"{model.name}: --input-shapes {name}:{'x'.join(map(str, given))} does not fit the declared {shown}"
+        )

@@ -1,0 +1,76 @@
+"""Timing a proposal: its region before and after, or two whole models, with the cache in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from onnxtune.apply import apply
+from onnxtune.cache import Cache, measurement_key
+from onnxtune.compare import Comparison
+from onnxtune.errors import ModelError
+from onnxtune.facts import Facts
+from onnxtune.feeds import random_feeds
+from onnxtune.measure import Plan, measure
+from onnxtune.model import Model
+from onnxtune.proposal import Proposal
+from onnxtune.region import extract, neighbourhood
+from onnxtune.runtime import Session, Target
+from onnxtune.shapes import describe
+
+REGION_PLAN = Plan(warmup=0.02, rounds=20, duration=0.6, precision=0.02)
+WHOLE_PLAN = Plan(warmup=0.2, rounds=40, duration=4.0, precision=0.01)
+
+
+class Trial(NamedTuple):
+    """A comparison, or why there is none."""
+
+    comparison: Comparison | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Timer:
+    """Measures on one target. After `deadline` (time.monotonic seconds) it declines to start."""
+
+    target: Target
+    cache: Cache
+    seed: int = 0
+    deadline: float = float("inf")
+
+    def region(self, facts: Facts, proposal: Proposal) -> Trial:
+        """The proposal's effect on its region and nearest neighbours; on the whole model where the
+        region cannot be cut out (unknown sizes)."""
+        before = extract(facts, neighbourhood(facts, proposal.removes))
+        if before is None:
+            before = facts.model
+        sizes = {v.name: _static(v) or facts.sizes[v.name] for v in before.inputs}
+        return self.models(before, apply(before, [proposal]), sizes, REGION_PLAN)
+
+    def models(self, before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], plan: Plan) -> Trial:
+        """A/B of two models with the same inputs, with an A/A control."""
+        plan = replace(plan, seed=self.seed)
+        key = measurement_key(before, after, self.target, plan)
+        known = self.cache.get(key, plan)
+        if known is not None:
+            return Trial(known)
+        if time.monotonic() > self.deadline:
+            return Trial(None, "the time budget ran out before it was measured")
+        feeds = random_feeds(before, sizes, self.seed)
+        try:
+            sessions = [Session(m, self.target) for m in (before, after, before)]
+            runners = [s.runner(feeds) for s in sessions]
+            for session in sessions:
+                session.run(feeds)
+        except ModelError as error:
+            return Trial(None, str(error))
+        result = measure(runners[0], runners[1], runners[2], plan)
+        self.cache.put(key, result)
+        return Trial(result)
+
+
+def _static(value: object) -> tuple[int, ...] | None:
+    info = describe(value)  # type: ignore[arg-type]
+    return info.static if info else None

@@ -1,0 +1,432 @@
+"""The loop that knows all the stages: propose, measure, select, apply, verify, confirm, report.
+
+Each round asks all rules, measures what they propose region by region, takes the best set that does
+not overlap, and verifies the new model; rewrites open others, so rounds go on until nothing is found.
+In the end the whole model is timed against the original. What is not faster there does not leave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import onnx
+
+from onnxtune import provenance
+from onnxtune.apply import ApplyError, apply
+from onnxtune.cache import Cache
+from onnxtune.compare import Comparison
+from onnxtune.costs import total_macs
+from onnxtune.errors import one_line
+from onnxtune.facts import Facts
+from onnxtune.feeds import Case, cases
+from onnxtune.localcheck import check_region
+from onnxtune.model import Model, tensor_bytes
+from onnxtune.proposal import Decline, ModelProposal, Proposal
+from onnxtune.propose import propose
+from onnxtune.region import extract
+from onnxtune.report import Kept, ModelSummary, Outcome, Rejected, Report, Stage, Status, describe
+from onnxtune.rule import Rule
+from onnxtune.runtime import Target, versions
+from onnxtune.select import select
+from onnxtune.sizes import Sizes
+from onnxtune.sizes import bind as bind_sizes
+from onnxtune.steps import Step, dependants, prune_enabling
+from onnxtune.trial import WHOLE_PLAN, Timer
+from onnxtune.verify import Verdict, Verifier
+
+ROUND_LIMIT = 8
+NotifyFunction = Callable[[str, int, int], None]
+"""Progress: stage in words, how many of how many are done (total 0: unknown)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to tune. `min_speedup`: least whole-model speed-up worth a new file. `time_budget`: seconds
+    after which nothing new is measured. `force`: rules kept even when they are not faster.
+    `sizes`: input shapes to measure at. `settings`: overrides of rules' settings, by rule."""
+
+    min_speedup: float = 1.02
+    time_budget: float = 120.0
+    seed: int = 0
+    rtol: float | None = None
+    atol: float | None = None
+    sizes: Sizes = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    force: tuple[str, ...] = ()
+
+    def record(self, rules: Sequence[Rule], target: Target) -> dict[str, Any]:
+        """The settings that decide the result, as plain data for report and provenance."""
+        return {
+            "rules": [r.name for r in rules],
+            "settings": {k: dict(v) for k, v in self.settings.items()},
+            "force": list(self.force),
+            "min_speedup": self.min_speedup,
+            "seed": self.seed,
+            "sizes": {k: list(v) for k, v in self.sizes.items()},
+            "provider": target.provider,
+            "provider_options": dict(target.options),
+            "threads": target.threads,
+            "device": target.device,
+        }
+
+
+def tune(
+    original: Model,
+    rules: Sequence[Rule],
+    target: Target,
+    options: Options,
+    *,
+    cache: Cache,
+    extra_cases: Sequence[Case] = (),
+    notify: NotifyFunction = lambda stage, done, total: None,
+) -> tuple[Model, Report]:
+    """Rewrite `original` for `target`; returns the model to use (the original when nothing pays) and the report.
+
+    Raises ModelError when ONNX Runtime cannot load or run the original on the target.
+    """
+    settings = options.record(rules, target)
+    if provenance.is_own_result(original, settings):
+        return original, _untouched(original, settings, options)
+    return _Tuning(original, rules, target, options, cache, extra_cases, notify, settings).run()
+
+
+class _Tuning:
+    """One run of the loop: the state that the stages hand on to each other."""
+
+    def __init__(
+        self,
+        original: Model,
+        rules: Sequence[Rule],
+        target: Target,
+        options: Options,
+        cache: Cache,
+        extra_cases: Sequence[Case],
+        notify: NotifyFunction,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.original, self.rules, self.target, self.options = original, rules, target, options
+        self.notify, self.settings = notify, settings
+        binding = bind_sizes(original, options.sizes)
+        self.sizes = binding.sizes
+        self.notes = list(binding.assumed)
+        self.timer = Timer(target, cache, options.seed, time.monotonic() + options.time_budget)
+        self.seconds: Counter[str] = Counter()
+        self.outcomes: list[Outcome] = []
+        self.refused: set[tuple[str, str, str]] = set()
+        self.verdict = Verdict(True, 0.0, 0)
+        with self._stage("load"):
+            self.facts = Facts(original, self.sizes)
+            tests = [*cases(original, self.sizes, options.seed), *extra_cases]
+            self.verifier = Verifier(
+                original, self.facts, tests, target, rtol=options.rtol, atol=options.atol, seed=options.seed
+            )
+        self.notes += [f"verification input left out, the original fails on it: {s}" for s in self.verifier.skipped]
+
+    # --- the loop ----------------------------------------------------------------------------
+
+    def run(self) -> tuple[Model, Report]:
+        base, wholes = self._prepare()
+        steps = self._rounds(base, [], [r for r in self.rules if r.card.enabling])
+        steps = self._rounds(base, steps, self.rules)
+        idle = prune_enabling(steps)
+        if idle:
+            for i in sorted(idle):
+                self._reject(steps[i].proposal, "measure", _no_gain(steps[i].comparison), steps[i].comparison)
+            steps = [s for i, s in enumerate(steps) if i not in idle]
+            steps = self._verified(base, steps)
+        return self._confirm(base, wholes, steps)
+
+    def _prepare(self) -> tuple[Model, list[Kept]]:
+        """Whole-model rewrites first: they decide what the other rules get to see."""
+        base, kept = self.original, list[Kept]()
+        for rule in [r for r in self.rules if r.kind == "model"]:
+            self.notify(f"trying {rule.name}", 0, 0)
+            with self._stage("propose"):
+                proposal, after = self._transformed(base, rule)
+            if proposal is None or after is None:
+                continue
+            with self._stage("verify"):
+                verdict = self.verifier.verify(after)
+            if not verdict.ok:
+                self._reject(proposal, "verify", verdict.reason)
+                continue
+            with self._stage("measure"):
+                trial = self.timer.models(base, after, self.sizes, WHOLE_PLAN)
+            comparison = trial.comparison
+            if comparison and comparison.verdict == "faster":
+                reason = "faster"
+            elif rule.card.enabling and self._opens(base, after) and not _slower(comparison):
+                reason = "lets other rules fire"
+            elif rule.name in self.options.force:
+                reason = "forced"
+            else:
+                self._reject(proposal, "measure", trial.problem or _no_gain(comparison), comparison)
+                continue
+            kept.append(Kept(describe(proposal), comparison, None, reason))
+            base = after
+        return base, kept
+
+    def _transformed(self, base: Model, rule: Rule) -> tuple[ModelProposal | None, Model | None]:
+        try:
+            changed = rule.entry(base.proto, rule.settings(self.options.settings.get(rule.name)))
+        except Exception as error:  # simplifiers and plug-ins may raise anything; the rest goes on
+            reason = f"it failed ({type(error).__name__}: {one_line(error)}); report it to {rule.card.source}"
+            self.outcomes.append(Decline(rule.name, "", reason))
+            return None, None
+        if changed is None:
+            return None, None
+        if isinstance(changed, str):
+            self.outcomes.append(Decline(rule.name, "", changed))
+            return None, None
+        title = _node_change(base.proto, changed)
+        proposal = ModelProposal(rule.name, title, lambda: changed, rule.card.safety, rule.card.enabling)
+        after = base.with_proto(changed)
+        if _interface(after) != _interface(base):
+            self._reject(proposal, "verify", "it changes the names, types or shapes of the model's inputs or outputs")
+            return None, None
+        return proposal, after
+
+    def _opens(self, base: Model, after: Model) -> bool:
+        """Do pattern and graph rules find more places after the whole-model rewrite?"""
+        found = []
+        for model in (base, after):
+            said = propose(Facts(model, self.sizes), self.rules, self.options.settings)
+            found.append(Counter(p.rule for p in said if isinstance(p, Proposal)))
+        return bool(found[1] - found[0])
+
+    def _rounds(self, base: Model, steps: list[Step], rules: Sequence[Rule]) -> list[Step]:
+        for number in range(ROUND_LIMIT):
+            current = apply(base, [s.proposal for s in steps])
+            with self._stage("propose"):
+                facts = Facts(current, self.sizes)
+                said = propose(facts, rules, self.options.settings)
+            for item in said:
+                if isinstance(item, Decline) and item not in self.outcomes:
+                    self.outcomes.append(item)
+            proposals = [p for p in said if isinstance(p, Proposal) and _identity(p) not in self.refused]
+            taken = self._judge(facts, proposals, f"round {number + 1}")
+            if not taken:
+                break
+            steps = self._verified(base, [*steps, *taken])
+        return steps
+
+    def _judge(self, facts: Facts, proposals: Sequence[Proposal], label: str) -> list[Step]:
+        """Measure each proposal's region, then take the best set that does not overlap."""
+        good: list[Step] = []
+        for i, proposal in enumerate(proposals):
+            self.notify(f"{label}: measuring {proposal.rule}", i, len(proposals))
+            forced = proposal.rule in self.options.force
+            with self._stage("measure"):
+                trial = self.timer.region(facts, proposal)
+            step = Step(proposal, trial.comparison, forced=forced)
+            if not (step.pays or (proposal.enabling and trial.comparison and not _slower(trial.comparison))):
+                self._reject(proposal, "measure", trial.problem or _no_gain(trial.comparison), trial.comparison)
+                continue
+            with self._stage("verify"):
+                error, problem = _local(facts, proposal, self.options.seed)
+            if problem:
+                self._reject(proposal, "verify", problem, trial.comparison)
+                continue
+            good.append(replace(step, error=error))
+        weights = [s.saved + (1.0 if s.forced else 1e-9 if s.proposal.enabling else 0.0) for s in good]
+        chosen = select([s.proposal for s in good], weights)
+        for i in set(range(len(good))) - set(chosen):
+            self._reject(
+                good[i].proposal, "select", "an overlapping rewrite saves more time", good[i].comparison, last=False
+            )
+        return [good[i] for i in chosen]
+
+    # --- gates -------------------------------------------------------------------------------
+
+    def _verified(self, base: Model, steps: list[Step]) -> list[Step]:
+        """Verify the steps together; the guilty are found by bisection and dropped with all that stands on them."""
+        while steps:
+            self.notify("verifying", 0, 0)
+            with self._stage("verify"):
+                verdict = self._try(base, steps)
+            if verdict.ok:
+                self.verdict = verdict
+                break
+            low, high = 0, len(steps)  # the prefix of length `low` verifies, the one of length `high` does not
+            while high - low > 1:
+                middle = (low + high) // 2
+                with self._stage("verify"):
+                    attempt = self._try(base, steps[:middle])
+                low, high = (middle, high) if attempt.ok else (low, middle)
+                verdict = verdict if attempt.ok else attempt
+            lost = dependants(steps, {high - 1})
+            for i in sorted(lost):
+                reason = verdict.reason if i == high - 1 else f"stands on a rewrite that failed: {verdict.reason}"
+                self._reject(steps[i].proposal, "verify", reason, steps[i].comparison)
+            steps = [s for i, s in enumerate(steps) if i not in lost]
+        return steps
+
+    def _try(self, base: Model, steps: Sequence[Step]) -> Verdict:
+        try:
+            return self.verifier.verify(apply(base, [s.proposal for s in steps]))
+        except ApplyError as error:
+            return Verdict(False, float("inf"), 0, str(error))
+
+    def _confirm(self, base: Model, wholes: list[Kept], steps: list[Step]) -> tuple[Model, Report]:
+        """Whole model against the original; not faster: keep only the better half, and again."""
+        forced = any(s.forced for s in steps) or any(k.reason == "forced" for k in wholes)
+        kept = self._verified(base, steps) if steps else []
+        comparison: Comparison | None = None
+        while kept or wholes:
+            result = apply(base, [s.proposal for s in kept])
+            self.notify("confirming on the whole model", 0, 0)
+            with self._stage("confirm"):
+                trial = replace(self.timer, deadline=float("inf")).models(self.original, result, self.sizes, WHOLE_PLAN)
+            comparison = trial.comparison
+            enough = comparison and comparison.verdict == "faster" and comparison.speedup >= self.options.min_speedup
+            if enough or forced:
+                status: Status = "faster" if enough else "forced"
+                return self._finish(result, status, comparison, wholes, kept)
+            why = trial.problem or self._too_little(comparison)
+            if not kept:
+                self.outcomes += [Rejected(k.rewrite, "confirm", why, k.comparison) for k in wholes]
+                wholes = []
+                break
+            order = sorted(range(len(kept)), key=lambda i: kept[i].saved)
+            lost = dependants(kept, order[: (len(order) + 1) // 2])
+            for i in sorted(lost):
+                self._reject(kept[i].proposal, "confirm", why, kept[i].comparison)
+            kept = self._verified(base, [s for i, s in enumerate(kept) if i not in lost])
+        return self._finish(self.original, "nothing to gain", comparison, [], [])
+
+    def _finish(
+        self, result: Model, status: Status, comparison: Comparison | None, wholes: list[Kept], steps: Sequence[Step]
+    ) -> tuple[Model, Report]:
+        kept = [Kept(describe(s.proposal), s.comparison, s.error, _reason(s)) for s in steps]
+        changed = bool(wholes or kept)
+        outcomes = (*wholes, *kept, *self.outcomes)
+        verdict = self.verifier.verify(result) if wholes and not steps else self.verdict
+        report = Report(
+            model=self.original.name,
+            status=status,
+            before=_summary(self.facts),
+            after=_summary(Facts(result, self.sizes)) if changed else _summary(self.facts),
+            comparison=comparison,
+            outcomes=outcomes,
+            verification={
+                "cases": list(self.verifier.cases),
+                "levels": ["disable", "all"],
+                "largest_relative_error": verdict.error if changed else 0.0,
+            },
+            notes=tuple(self.notes),
+            environment={**versions(), "device": self.target.device, "provider": self.target.provider},
+            settings={**self.settings, "measured_sizes": {k: list(v) for k, v in self.sizes.items()}},
+            seconds=dict(self.seconds),
+        )
+        entries: dict[str, Any] = {
+            "source_sha256": self.original.graph_sha256(),
+            "rules": dict(report.counts()),
+            "settings": self.settings,
+            "speedup": None if comparison is None else round(comparison.speedup, 3) if changed else 1.0,
+        }
+        return provenance.stamp(result, entries), report
+
+    # --- bookkeeping -------------------------------------------------------------------------
+
+    def _too_little(self, comparison: Comparison | None) -> str:
+        if comparison is None or comparison.verdict != "faster":
+            return f"on the whole model: {_no_gain(comparison)}"
+        return f"whole-model speed-up {comparison.speedup:.3f} is below --min-speedup {self.options.min_speedup:g}"
+
+    def _reject(
+        self,
+        proposal: Proposal | ModelProposal,
+        stage: Stage,
+        reason: str,
+        comparison: Comparison | None = None,
+        *,
+        last: bool = True,
+    ) -> None:
+        """Report a rewrite as not kept; `last`: do not try it again in later rounds."""
+        outcome = Rejected(describe(proposal), stage, reason, comparison)
+        self.outcomes = [o for o in self.outcomes if not (isinstance(o, Rejected) and o.rewrite == outcome.rewrite)]
+        self.outcomes.append(outcome)
+        if last and isinstance(proposal, Proposal):
+            self.refused.add(_identity(proposal))
+
+    def _stage(self, name: str) -> _Stopwatch:
+        return _Stopwatch(self.seconds, name)
+
+
+class _Stopwatch:
+    def __init__(self, totals: Counter[str], name: str) -> None:
+        self.totals, self.name = totals, name
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *exception: object) -> None:
+        self.totals[self.name] += time.perf_counter() - self.start  # type: ignore[assignment]
+
+
+def _identity(proposal: Proposal) -> tuple[str, str, str]:
+    return proposal.rule, repr(sorted(proposal.removes)), repr(sorted(proposal.settings.items()))
+
+
+def _local(facts: Facts, proposal: Proposal, seed: int) -> tuple[float | None, str]:
+    """The float64 check: (error, "") when it holds or cannot be made, else (error, what broke)."""
+    if proposal.safety != "exact":
+        return None, ""
+    before = extract(facts, proposal.removes)
+    if before is None:
+        return None, ""
+    verdict = check_region(before, apply(before, [proposal]), seed)
+    return (verdict.error if verdict.ok else None), ("" if verdict.ok is not False else verdict.reason)
+
+
+def _slower(comparison: Comparison | None) -> bool:
+    return comparison is not None and comparison.verdict == "slower"
+
+
+def _no_gain(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return "not measured"
+    ratio = f"{comparison.speedup:.2f}x [{comparison.low:.2f}, {comparison.high:.2f}]"
+    return f"{comparison.verdict}: {ratio}"
+
+
+def _reason(step: Step) -> str:
+    if step.forced:
+        return "forced"
+    return "faster" if step.pays else "lets other rules fire"
+
+
+def _interface(model: Model) -> list[bytes]:
+    values = [*model.inputs, *model.outputs]
+    return [v.name.encode() + v.type.SerializeToString(deterministic=True) for v in values]
+
+
+def _node_change(before: onnx.ModelProto, after: onnx.ModelProto) -> str:
+    was, now = len(before.graph.node), len(after.graph.node)
+    return f"{was} -> {now} nodes" if was != now else f"{was} nodes"
+
+
+def _summary(facts: Facts) -> ModelSummary:
+    operators = Counter(n.op_type for n in facts.nodes)
+    return ModelSummary(len(facts.nodes), tensor_bytes(facts.model), total_macs(facts), dict(operators))
+
+
+def _untouched(model: Model, settings: Mapping[str, Any], options: Options) -> Report:
+    summary = _summary(Facts(model, bind_sizes(model, options.sizes).sizes))
+    return Report(
+        model=model.name,
+        status="already tuned",
+        before=summary,
+        after=summary,
+        comparison=None,
+        outcomes=(),
+        verification={},
+        notes=("this model is onnxtune's own result under the same settings",),
+        environment=versions(),
+        settings=settings,
+        seconds={},
+    )

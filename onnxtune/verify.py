@@ -1,0 +1,190 @@
+"""Is the rewritten model still the same function? Whole-model comparison in ONNX Runtime.
+
+Rounding differs between two ways of computing one function, so equality is judged against a tolerance
+made of two parts: what the data type and the length of the sums allow (a random walk of roundings
+grows with the square root of the number of terms: Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019),
+and how much the *original's own* outputs move when its inputs change in the last bit or ONNX Runtime
+optimises it differently. Bugs are larger than both; what is smaller than the tolerance is caught by
+the local float64 check of each region (`localcheck`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxtune.costs import reduction_length
+from onnxtune.errors import ModelError
+from onnxtune.facts import Facts
+from onnxtune.feeds import Case, Feeds
+from onnxtune.model import Model
+from onnxtune.runtime import CPU, Level, Outputs, Session, Target
+
+LEVELS: tuple[Level, ...] = ("disable", "all")
+ROUNDING_MARGIN = 16.0
+"""How many standard steps of the rounding walk are allowed (measured errors stay within about 4)."""
+SENSITIVITY_MARGIN = 8.0
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`ok`, or where it broke: output, case, index, values. `error` is the largest difference seen
+    relative to the largest magnitude of that output; `cases` how many inputs were compared."""
+
+    ok: bool
+    error: float
+    cases: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    case: Case
+    outputs: Outputs
+    moved: Outputs
+    """Largest change of each output element's tensor under last-bit changes, same shapes as outputs."""
+
+
+class Verifier:
+    """Holds the original's outputs; `verify(candidate)` compares a model with them.
+
+    Runs on the CPU provider without graph optimisations and on the target as it will be used.
+    Raises ModelError when the original itself runs on none of the cases.
+    """
+
+    def __init__(
+        self,
+        original: Model,
+        facts: Facts,
+        cases: Iterable[Case],
+        target: Target,
+        *,
+        rtol: float | None = None,
+        atol: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._target = target
+        self._rtol = rtol
+        self._atol = atol
+        self._terms = float(sum(reduction_length(facts, n) for n in facts.nodes)) + 1.0
+        plain = Session(original, Target(CPU, {}, target.threads), "disable")
+        tuned = Session(original, target, "all")
+        self._references: list[_Reference] = []
+        self.skipped: list[str] = []
+        for case in cases:
+            try:
+                self._references.append(_reference(plain, tuned, case, seed))
+            except ModelError as error:
+                self.skipped.append(f"{case.name}: {error}")
+        if not self._references:
+            raise ModelError(self.skipped[0].partition(": ")[2])
+
+    @property
+    def cases(self) -> Sequence[str]:
+        return [r.case.name for r in self._references]
+
+    def verify(self, candidate: Model) -> Verdict:
+        """Compare the candidate with the original on all cases at both optimisation levels."""
+        worst = 0.0
+        for level in LEVELS:
+            target = Target(CPU, {}, self._target.threads) if level == "disable" else self._target
+            try:
+                session = Session(candidate, target, level)
+                for reference in self._references:
+                    got = session.run(reference.case.feeds)
+                    error, reason = self._compare(reference, got)
+                    worst = max(worst, error)
+                    if reason:
+                        where = f"{reason} ({reference.case.name}, ONNX Runtime level {level})"
+                        return Verdict(False, worst, len(self._references), where)
+            except ModelError as error_:
+                return Verdict(False, worst, len(self._references), str(error_))
+        return Verdict(True, worst, len(self._references))
+
+    def _compare(self, reference: _Reference, got: Outputs) -> tuple[float, str]:
+        worst = 0.0
+        for name, expected in reference.outputs.items():
+            if name not in got:
+                return np.inf, f"output '{name}' is missing"
+            actual = got[name]
+            if actual.shape != expected.shape or actual.dtype != expected.dtype:
+                was = f"{expected.dtype}{list(expected.shape)}"
+                return np.inf, f"output '{name}' is {actual.dtype}{list(actual.shape)}, was {was}"
+            error, reason = self._elements(name, expected, actual, reference.moved[name])
+            worst = max(worst, error)
+            if reason:
+                return worst, reason
+        return worst, ""
+
+    def _elements(
+        self, name: str, expected: NDArray[Any], actual: NDArray[Any], moved: NDArray[Any]
+    ) -> tuple[float, str]:
+        if expected.size == 0:
+            return 0.0, ""
+        if expected.dtype.name not in UNIT_ROUNDOFF:
+            allowed = int(np.count_nonzero(moved))
+            wrong = int(np.count_nonzero(expected != actual))
+            if wrong > allowed:
+                return wrong / expected.size, f"output '{name}': {wrong} of {expected.size} values differ"
+            return 0.0, ""
+        want, have = expected.astype(np.float64), actual.astype(np.float64)
+        usable = np.isfinite(want)
+        if np.any(usable & ~np.isfinite(have)):
+            return np.inf, f"output '{name}' is not finite where it was"
+        difference = np.where(usable, np.abs(want - np.where(usable, have, 0.0)), 0.0)
+        scale = float(np.max(np.abs(want), where=usable, initial=0.0))
+        allowed_error = self._tolerance(expected.dtype, scale, moved)
+        index = np.unravel_index(int(np.argmax(difference)), difference.shape)
+        largest = float(difference[index])
+        error = largest / scale if scale else largest
+        if largest > allowed_error:
+            place = ", ".join(str(int(i)) for i in index)
+            return error, (
+                f"output '{name}'[{place}] is {have[index]:.6g}, was {want[index]:.6g}"
+                f" (difference {largest:.3g}, tolerance {allowed_error:.3g})"
+            )
+        return error, ""
+
+    def _tolerance(self, dtype: np.dtype[Any], scale: float, moved: NDArray[Any]) -> float:
+        relative = ROUNDING_MARGIN * UNIT_ROUNDOFF[dtype.name] * math.sqrt(self._terms)
+        if self._rtol is not None:
+            relative = self._rtol
+        absolute = self._atol if self._atol is not None else SENSITIVITY_MARGIN * float(np.max(moved, initial=0.0))
+        return relative * scale + absolute
+
+
+def _reference(plain: Session, tuned: Session, case: Case, seed: int) -> _Reference:
+    outputs = plain.run(case.feeds)
+    others = [tuned.run(case.feeds), plain.run(_last_bit(case.feeds, seed))]
+    moved = {name: _moved(value, [o[name] for o in others]) for name, value in outputs.items()}
+    return _Reference(case, outputs, moved)
+
+
+def _moved(value: NDArray[Any], others: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    if any(o.shape != value.shape for o in others):
+        return np.zeros(value.shape)  # a data-dependent size moved: equality is asked for
+    if value.dtype.name not in UNIT_ROUNDOFF:
+        return np.asarray(np.any([o != value for o in others], axis=0))
+    with np.errstate(invalid="ignore"):
+        change = np.max([np.abs(o.astype(np.float64) - value.astype(np.float64)) for o in others], axis=0)
+    return np.where(np.isfinite(change), change, 0.0)
+
+
+def _last_bit(feeds: Feeds, seed: int) -> Feeds:
+    """The feeds with every float moved by up to one unit in the last place."""
+    rng = np.random.default_rng(seed)
+    return {n: _nudge(a, rng) for n, a in feeds.items()}
+
+
+def _nudge(array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    roundoff = UNIT_ROUNDOFF.get(array.dtype.name)
+    if roundoff is None:
+        return array
+    wide = array.astype(np.float64) * (1 + 2 * roundoff * rng.choice([-1.0, 1.0], array.shape))
+    return wide.astype(array.dtype)
