@@ -136,6 +136,8 @@ def _assemble(before: onnx.ModelProto, nodes: list[NodeProto], weights: dict[str
             getattr(graph, field.name).extend(value)
         else:
             setattr(graph, field.name, value)
+    if shell.ir_version < 4 and any(n not in {i.name for i in source.input} for n in weights):
+        shell.ir_version = 4  # up to version 3 every weight had to be listed as an input
     used_before = {name for n in source.node for name in _reads(n)}
     used = {name for n in nodes for name in _reads(n)} | {o.name for o in source.output}
     graph.node.extend(nodes)

@@ -57,6 +57,31 @@ class Model:
     def with_proto(self, proto: onnx.ModelProto) -> Model:
         return Model(proto, self.name, self.path, self.external)
 
+    def adopt(self, changed: onnx.ModelProto) -> Model:
+        """This model with another's graph, opsets and functions; metadata and interface stay this one's.
+
+        Raises ModelError when the other graph has other inputs (but for weights) or outputs.
+        """
+        graph = changed.graph
+        stored = {i.name for i in graph.initializer} | {i.values.name for i in graph.sparse_initializer}
+        declared = {v.name: v for v in self.proto.graph.input}
+        required = [v.name for v in self.inputs]
+        inputs = [v.name for v in graph.input if v.name not in stored]
+        outputs = [v.name for v in self.outputs]
+        if inputs != required or [v.name for v in graph.output] != outputs:
+            raise ModelError("it changes the model's inputs or outputs")
+        proto = onnx.ModelProto()
+        proto.CopyFrom(changed)
+        for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
+            setattr(proto, field, getattr(self.proto, field))
+        del proto.metadata_props[:], proto.graph.input[:], proto.graph.output[:]
+        proto.metadata_props.extend(self.proto.metadata_props)
+        proto.graph.input.extend(declared.get(v.name, v) for v in graph.input)
+        proto.graph.output.extend(self.proto.graph.output)
+        proto.graph.name, proto.graph.doc_string = self.proto.graph.name, self.proto.graph.doc_string
+        proto.ir_version = max(proto.ir_version, self.proto.ir_version)
+        return self.with_proto(proto)
+
     def graph_sha256(self) -> str:
         """Content hash of the graph, opsets and functions: everything that decides the results."""
         digest = hashlib.sha256()

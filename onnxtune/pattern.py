@@ -17,62 +17,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnx import parser
 
-from onnxtune.errors import RuleError, one_line
 from onnxtune.facts import Facts, Node
+from onnxtune.patterntext import Pattern
 
 COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min", "Sum", "And", "Or", "Xor", "Equal", "Mean"})
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """What to look for. `outputs` are the tensors that stay visible; all others made inside must be private."""
-
-    text: str
-    constants: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    optional_nodes: tuple[str, ...] = ()
-    any_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @cached_property
-    def function(self) -> onnx.FunctionProto:
-        header = f'<opset_import: ["": {onnx.defs.onnx_opset_version()}], domain: "pattern"> '
-        try:
-            return parser.parse_function(header + self.text)
-        except Exception as error:  # onnx.parser raises its own ParseError, which is no ValueError
-            raise RuleError(f"pattern cannot be parsed: {one_line(error)}") from None
-
-    @cached_property
-    def nodes(self) -> tuple[Node, ...]:
-        return tuple(Node(n, i) for i, n in enumerate(self.function.node))
-
-    @cached_property
-    def makers(self) -> Mapping[str, Node]:
-        return {o: n for n in self.nodes for o in n.outputs}
-
-    @cached_property
-    def outputs(self) -> tuple[str, ...]:
-        return tuple(self.function.output)
-
-    def validate(self) -> None:
-        """Raise RuleError when the named tensors do not occur in the text."""
-        inputs, made = set(self.function.input), set(self.makers)
-        for key, names, known in (
-            ("constants", self.constants, inputs),
-            ("optional", self.optional, inputs),
-            ("optional_nodes", self.optional_nodes, made),
-            ("any_of", tuple(self.any_of), {n.op_type for n in self.nodes}),
-        ):
-            unknown = set(names) - known
-            if unknown:
-                raise RuleError(f"pattern {key}: '{min(unknown)}' does not occur in the pattern")
 
 
 @dataclass(frozen=True, eq=False)

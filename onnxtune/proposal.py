@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 
-Safety = Literal["exact", "calibrated", "advice"]
+from onnxtune.rule import Safety
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,6 @@ class ModelProposal:
 
     rule: str
     title: str
-    transform: Callable[[], onnx.ModelProto]
     safety: Safety = "exact"
     enabling: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -20,9 +20,9 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from onnxtune.errors import RuleError
-from onnxtune.pattern import Pattern
-from onnxtune.proposal import Safety
+from onnxtune.patterntext import Pattern
 
+Safety = Literal["exact", "calibrated", "advice"]
 Kind = Literal["pattern", "graph", "model"]
 ENTRY: Mapping[str, Kind] = {"rewrite": "pattern", "propose": "graph", "transform": "model"}
 
@@ -142,18 +142,13 @@ def _pattern(table: Mapping[str, Any] | None, path: Path) -> Pattern | None:
         raise RuleError(f"{path}: key 'pattern.graph' is missing")
     for key, kind in _PATTERN.items():
         _expect(table, key, kind, path, "pattern.")
-    pattern = Pattern(
+    return Pattern(
         table["graph"].strip(),
         tuple(table.get("constants", [])),
         tuple(table.get("optional", [])),
         tuple(table.get("optional_nodes", [])),
         {k: tuple(v) for k, v in table.get("any_of", {}).items()},
     )
-    try:
-        pattern.validate()
-    except RuleError as error:
-        raise RuleError(f"{path}: {error}") from None
-    return pattern
 
 
 def _refuse_unknown(table: Mapping[str, Any], known: set[str], path: Path, prefix: str) -> None:
@@ -175,5 +170,10 @@ def make_rule(card: Card, module: Any, path: str) -> Rule:
     kind = ENTRY[found[0]]
     if (card.pattern is not None) != (kind == "pattern"):
         raise RuleError(f"{path}: a rule with 'rewrite' needs a [pattern] in its TOML, others have none")
+    if card.pattern is not None:
+        try:
+            card.pattern.validate()
+        except RuleError as error:
+            raise RuleError(f"{card.source} rule {card.name}: {error}") from None
     algebra = (module.__doc__ or "").strip()
     return Rule(card, kind, getattr(module, found[0]), getattr(module, "variants", None), algebra)

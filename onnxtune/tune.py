@@ -20,7 +20,7 @@ from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache
 from onnxtune.compare import Comparison
 from onnxtune.costs import total_macs
-from onnxtune.errors import one_line
+from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
 from onnxtune.feeds import Case, cases
 from onnxtune.localcheck import check_region
@@ -183,18 +183,19 @@ class _Tuning:
             self.outcomes.append(Decline(rule.name, "", changed))
             return None, None
         title = _node_change(base.proto, changed)
-        proposal = ModelProposal(rule.name, title, lambda: changed, rule.card.safety, rule.card.enabling)
-        after = base.with_proto(changed)
-        if _interface(after) != _interface(base):
-            self._reject(proposal, "verify", "it changes the names, types or shapes of the model's inputs or outputs")
+        proposal = ModelProposal(rule.name, title, rule.card.safety, rule.card.enabling)
+        try:
+            return proposal, base.adopt(changed)
+        except ModelError as error:
+            self._reject(proposal, "verify", str(error))
             return None, None
-        return proposal, after
 
     def _opens(self, base: Model, after: Model) -> bool:
         """Do pattern and graph rules find more places after the whole-model rewrite?"""
         found = []
         for model in (base, after):
-            said = propose(Facts(model, self.sizes), self.rules, self.options.settings)
+            rules = [r for r in self.rules if not r.card.enabling]
+            said = propose(Facts(model, self.sizes), rules, self.options.settings)
             found.append(Counter(p.rule for p in said if isinstance(p, Proposal)))
         return bool(found[1] - found[0])
 
@@ -398,11 +399,6 @@ def _reason(step: Step) -> str:
     if step.forced:
         return "forced"
     return "faster" if step.pays else "lets other rules fire"
-
-
-def _interface(model: Model) -> list[bytes]:
-    values = [*model.inputs, *model.outputs]
-    return [v.name.encode() + v.type.SerializeToString(deterministic=True) for v in values]
 
 
 def _node_change(before: onnx.ModelProto, after: onnx.ModelProto) -> str:

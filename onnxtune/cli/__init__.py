@@ -1,0 +1,90 @@
+"""The command line: one file per command, loaded when it is called; errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from onnxtune._version import __version__
+from onnxtune.errors import OnnxtuneError, one_line
+
+COMMANDS = {
+    "optimize": "onnxtune.cli.optimize",
+    "rules": "onnxtune.cli.rules",
+    "demo": "onnxtune.cli.demo",
+    "doctor": "onnxtune.cli.doctor",
+    "cache": "onnxtune.cli.cache",
+}
+SUMMARIES = {
+    "optimize": "Rewrite a model so that it runs faster; keep only what is verified and measured.",
+    "rules": "List the rewrites, or explain one.",
+    "demo": "Run the main job on a small real CNN that comes with onnxtune.",
+    "doctor": "Say which providers really work here, and what is missing.",
+    "cache": "Show or clear the measurement cache.",
+}
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when it runs, so that `--help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        import importlib
+
+        command = importlib.import_module(COMMANDS[cmd_name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SUMMARIES[name]) for name in COMMANDS])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="onnxtune")
+def cli() -> None:
+    """Make exported CNNs faster on ONNX Runtime by rewriting their structure.
+
+    \b
+    onnxtune demo                   see it work
+    onnxtune optimize model.onnx    writes model.tuned.onnx, or says that nothing was to be gained
+    onnxtune rules list             what it can do
+
+    Exit codes: 0 done (also: nothing to gain), 1 a gate failed, 2 wrong usage, 3 unusable model or
+    data file, 4 provider not available, 130 interrupted.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit. Tracebacks only with -vv."""
+    words = sys.argv[1:] if arguments is None else arguments
+    debugging = any(w.startswith("-vv") for w in words)
+    try:
+        code = cli.main(words, prog_name="onnxtune", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        _say(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted; nothing was written", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
+        sys.exit(0)
+    except OnnxtuneError as error:
+        if debugging:
+            raise
+        _say(str(error), error.exit_code)
+    except Exception as error:
+        if debugging:
+            raise
+        _say(f"internal error: {type(error).__name__}: {one_line(error)} (-vv shows where; please report it)", 1)
+
+
+def _say(message: str, code: int) -> None:
+    click.echo(f"onnxtune: {' '.join(message.split())}", err=True)
+    sys.exit(code)

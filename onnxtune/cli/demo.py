@@ -1,0 +1,56 @@
+"""`onnxtune demo`: the main job on a small real CNN and real images that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from onnxtune.cli.options import option, target_options
+
+
+@click.command("demo", short_help="Run the main job on a small real CNN.")
+@option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Also write the result.")
+@target_options
+@option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON; - prints it alone.")
+def command(
+    output: Path | None,
+    json_file: str | None,
+    providers: str,
+    provider_option: tuple[str, ...],
+    threads: int,
+    input_shapes: tuple[str, ...],
+    seed: int,
+) -> None:
+    """Optimise a handwritten-digit CNN (trained on scikit-learn's digits) and check it on its test images."""
+    from onnxtune.api import optimize
+    from onnxtune.cli.options import pairs
+    from onnxtune.cli.progress import progress
+    from onnxtune.demo import accuracy, model_path, test_images
+    from onnxtune.model import write_text
+    from onnxtune.render.terminal import show
+    from onnxtune.sizes import parse_shapes
+
+    images, labels = test_images()
+    with progress(show=True) as notify:
+        result = optimize(
+            model_path(),
+            providers=providers,
+            provider_options=pairs(provider_option, "--provider-option"),
+            threads=threads,
+            input_shapes=parse_shapes(input_shapes),
+            inputs=[{"image": images[:64]}],
+            seed=seed,
+            notify=notify,
+        )
+    if output is not None:
+        result.save(output)
+    if json_file == "-":
+        click.echo(result.report.to_json())
+        return
+    if json_file:
+        write_text(json_file, result.report.to_json())
+    show(result.report, output)
+    before, after = accuracy(model_path(), images, labels), accuracy(result.model, images, labels)
+    click.echo(f"Accuracy on {len(labels)} test images the model was not trained on: {before:.2%} -> {after:.2%}")
+    click.echo("Now your own: onnxtune optimize model.onnx")

@@ -1,0 +1,115 @@
+"""`onnxtune optimize`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxtune.cli.options import config_option, option, pairs, rule_options, target_options, words
+
+
+@click.command("optimize", short_help="Rewrite a model so that it runs faster.")
+@click.argument("model", type=click.Path(path_type=Path))
+@option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write the result [default: MODEL.tuned.onnx beside the input].",
+)
+@target_options
+@rule_options
+@option("--force-rules", multiple=True, metavar="RULE", help="Keep this rule's rewrites even when they are not faster.")
+@option(
+    "--pad-channels",
+    metavar="POLICY",
+    help="Channel counts to pad to: auto, multiple:N or pow2 [default: auto].",
+)
+@option(
+    "--keep-initializers-as-inputs",
+    is_flag=True,
+    help="Keep weights that are also graph inputs feedable (ONNX Runtime then fuses and folds little).",
+)
+@option(
+    "--min-speedup",
+    default=1.02,
+    type=click.FloatRange(1.0),
+    metavar="RATIO",
+    help="Least whole-model speed-up for which the model is changed.",
+)
+@option("--strict", is_flag=True, help="Exit with 1 when --min-speedup is not reached.")
+@option("--rtol", type=click.FloatRange(0), metavar="R", help="Tolerance relative to an output's largest magnitude.")
+@option("--atol", type=click.FloatRange(0), metavar="A", help="Absolute tolerance.")
+@option(
+    "--time-budget",
+    default=120.0,
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Seconds after which nothing new is measured.",
+)
+@option("--dry-run", is_flag=True, help="Do everything but write the result.")
+@option("--cache/--no-cache", default=True, help="Use measurements that were taken before.")
+@option("--save-as-external-data", is_flag=True, help="Weights into FILE.data beside the result.")
+@option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON; - prints it alone.")
+@config_option
+@option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@option("-v", "--verbose", count=True, show_default=False, help="Say more; -vv shows tracebacks.")
+@click.pass_context
+def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: str | None, **flags: Any) -> int:
+    """Rewrite MODEL so that it runs faster on ONNX Runtime, or say that nothing was to be gained.
+
+    Every rewrite is verified (same outputs) and measured (faster here); the rest is declined with a
+    reason. When nothing pays, the result is the original.
+    """
+    from onnxtune.api import optimize
+    from onnxtune.cli.progress import progress
+    from onnxtune.errors import GateError, UsageError
+    from onnxtune.model import write_text
+    from onnxtune.sizes import parse_shapes
+
+    target = output or model.with_suffix(".tuned.onnx")
+    if not flags["dry_run"] and not target.parent.is_dir():
+        raise UsageError(f"--output {target}: the folder {target.parent} does not exist")
+    with progress(show=not flags["quiet"]) as notify:
+        result = optimize(
+            model,
+            providers=flags["providers"],
+            provider_options=pairs(flags["provider_option"], "--provider-option"),
+            threads=flags["threads"],
+            input_shapes=parse_shapes(flags["input_shapes"]),
+            only=words(flags["only"]),
+            skip=(*words(flags["skip"]), *(["freeze_initializers"] if flags["keep_initializers_as_inputs"] else [])),
+            rules=flags["rules"],
+            plugins=flags["plugins"],
+            settings=_settings(ctx, flags),
+            force_rules=words(flags["force_rules"]),
+            min_speedup=flags["min_speedup"],
+            rtol=flags["rtol"],
+            atol=flags["atol"],
+            time_budget=flags["time_budget"],
+            seed=flags["seed"],
+            cache=flags["cache"],
+            notify=notify,
+        )
+    if not flags["dry_run"]:
+        result.save(target, external=True if flags["save_as_external_data"] else None)
+    if json_file == "-":
+        click.echo(result.report.to_json())
+    elif json_file:
+        write_text(json_file, result.report.to_json())
+    if not flags["quiet"] and json_file != "-":
+        from onnxtune.render.terminal import show
+
+        show(result.report, None if flags["dry_run"] else target, verbose=flags["verbose"])
+    if flags["strict"] and result.report.status == "nothing to gain":
+        raise GateError(f"{model}: no speed-up of at least {flags['min_speedup']:g} was found (--strict)")
+    return 0
+
+
+def _settings(ctx: click.Context, flags: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    settings: dict[str, dict[str, Any]] = {k: dict(v) for k, v in ctx.meta.get("onnxtune.rules", {}).items()}
+    if flags["pad_channels"]:
+        settings.setdefault("pad_channels", {})["policy"] = flags["pad_channels"]
+    return settings

@@ -1,0 +1,45 @@
+"""`onnxtune rules list` and `onnxtune rules explain NAME`: the catalogue, from the rules' own TOML files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from onnxtune.cli.options import option
+
+
+@click.group("rules", short_help="List the rewrites, or explain one.")
+def command() -> None:
+    """The catalogue of rewrites."""
+
+
+folders = option("--rules", "rules", multiple=True, metavar="DIR", help="Folder with further rules (repeatable).")
+plugins = option("--plugins/--no-plugins", default=True, help="Include rules that installed packages offer.")
+
+
+@command.command("list")
+@folders
+@plugins
+def list_rules(rules: tuple[str, ...], plugins: bool) -> None:
+    """One line per rule: code, name, safety class, what it does, and where it comes from if not from onnxtune."""
+    from onnxtune.catalog import cards
+
+    found = cards([Path(r) for r in rules], plugins=plugins)
+    width = max(len(c.name) for c in found)
+    for card in found:
+        source = "" if card.source == "onnxtune" else f"  [{card.source}]"
+        click.echo(f"{card.code:7}{card.name:{width}}  {card.safety:10}  {card.summary}{source}")
+
+
+@command.command("explain")
+@click.argument("name")
+@folders
+@plugins
+def explain(name: str, rules: tuple[str, ...], plugins: bool) -> None:
+    """What a rule changes and why, when it fires, when it declines, its settings and its algebra."""
+    from onnxtune.catalog import catalog, choose
+    from onnxtune.render.rule import explain as text
+
+    available = catalog([Path(r) for r in rules], plugins=plugins)
+    click.echo(text(choose(available, [name])[0]))

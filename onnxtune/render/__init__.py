@@ -1,0 +1,1 @@
+"""Turning reports and rules into text for people."""

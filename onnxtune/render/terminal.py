@@ -1,0 +1,135 @@
+"""A report on the terminal: headline, what was kept, what was not and why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from onnxtune.compare import Comparison
+from onnxtune.report import Kept, ModelSummary, Rejected, Report, Rewrite
+
+SHOWN = 12
+"""Rows of a table before the rest is only counted (all with -v)."""
+
+
+def show(report: Report, written: Path | None, *, verbose: int = 0, console: Console | None = None) -> None:
+    """Print the report. `written`: where the result went (None: nowhere)."""
+    out = console or Console(highlight=False)
+    out.print(headline(report))
+    _sizes(report, out)
+    for note in report.notes:
+        out.print(f"[yellow]note:[/] {escape(note)}")
+    limit = 10**6 if verbose else SHOWN
+    if report.kept:
+        out.print(_kept(report.kept, limit))
+    if report.rejected:
+        out.print(_rejected(report.rejected, limit))
+    _declined(report, out, limit)
+    if report.verification.get("cases"):
+        error = report.verification["largest_relative_error"]
+        cases = len(report.verification["cases"])
+        out.print(
+            f"Verified: {cases} kinds of input, ONNX Runtime unoptimised and as deployed;"
+            f" largest relative difference {error:.1e}"
+        )
+    if written is not None:
+        out.print(f"Written: [bold]{escape(str(written))}[/]" + ("" if report.kept else " (the original)"))
+
+
+def headline(report: Report) -> str:
+    """The result in one line."""
+    name, comparison = escape(report.model), report.comparison
+    if report.status == "already tuned":
+        return f"[bold]{name}[/]: already tuned under these settings; nothing to do"
+    if report.status == "nothing to gain" or comparison is None:
+        extra = f" (best attempt {ratio(comparison)})" if comparison else ""
+        return f"[bold]{name}[/]: nothing to gain, the original is kept{extra}"
+    colour = "green" if comparison.verdict == "faster" else "red"
+    threads = report.settings.get("threads", 0)
+    where = f"{report.environment['provider'].removesuffix('ExecutionProvider')}, {report.environment['device']}"
+    return (
+        f"[bold]{name}[/]: [bold {colour}]{ratio(comparison)}[/] {comparison.verdict},"
+        f" {milliseconds(comparison.before)} -> {milliseconds(comparison.after)} per inference"
+        f" ({escape(where)}{f', {threads} threads' if threads > 1 else ', 1 thread' if threads == 1 else ''})"
+    )
+
+
+def ratio(comparison: Comparison) -> str:
+    """ "1.44x [1.36, 1.51]": speed-up with its interval."""
+    return f"{comparison.speedup:.2f}x \\[{comparison.low:.2f}, {comparison.high:.2f}]"
+
+
+def milliseconds(samples: np.ndarray) -> str:
+    return f"{1e3 * float(np.median(samples)):.3g} ms"
+
+
+def _sizes(report: Report, out: Console) -> None:
+    if report.kept:
+        out.print(f"Nodes {_change(report, 'nodes')}, weights {_bytes(report)}, MACs {_change(report, 'macs')}")
+
+
+def _change(report: Report, field: str) -> str:
+    was, now = getattr(report.before, field), getattr(report.after, field)
+    return f"{was:,} -> {now:,}" if was != now else f"{was:,}"
+
+
+def _bytes(report: Report) -> str:
+    def megabytes(summary: ModelSummary) -> str:
+        return f"{summary.weight_bytes / 1e6:.2f}"
+
+    return f"{megabytes(report.before)} -> {megabytes(report.after)} MB"
+
+
+def _kept(kept: tuple[Kept, ...], limit: int) -> Table:
+    table = Table(title=f"Kept ({len(kept)})", title_justify="left", box=None, pad_edge=False)
+    for heading in ("rule", "change", "at", "region", "error"):
+        table.add_column(heading, overflow="fold", ratio=4 if heading == "change" else None)
+    for item in kept[:limit]:
+        gain = ratio(item.comparison) if item.comparison else ""
+        if item.reason != "faster":
+            gain = f"{gain} {item.reason}".strip()
+        error = f"{item.error:.0e}" if item.error is not None else ""
+        table.add_row(item.rewrite.rule, escape(item.rewrite.title), escape(item.rewrite.node), gain, error)
+    _rest(table, len(kept) - limit)
+    return table
+
+
+def _rejected(rejected: tuple[Rejected, ...], limit: int) -> Table:
+    table = Table(title=f"Tried and not kept ({len(rejected)})", title_justify="left", box=None, pad_edge=False)
+    for heading in ("rule", "change", "at", "why"):
+        table.add_column(heading, overflow="fold", ratio=3 if heading in ("change", "why") else None)
+    ordered = sorted(rejected, key=lambda r: r.stage == "select")
+    for item in ordered[:limit]:
+        table.add_row(item.rewrite.rule, escape(_what(item.rewrite)), escape(item.rewrite.node), escape(item.reason))
+    _rest(table, len(rejected) - limit)
+    return table
+
+
+def _what(rewrite: Rewrite) -> str:
+    settings = ", ".join(f"{k} {v}" for k, v in rewrite.settings.items())
+    return f"{rewrite.title} ({settings})" if settings else rewrite.title
+
+
+def _declined(report: Report, out: Console, limit: int) -> None:
+    """Declines by rule and reason; names are left out so that equal reasons count together."""
+    groups = Counter((d.rule, re.sub(r"'[^']*'", "a tensor", d.reason)) for d in report.declined)
+    if not groups:
+        return
+    table = Table(title=f"Declined ({len(report.declined)})", title_justify="left", box=None, pad_edge=False)
+    for heading in ("rule", "times", "because"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "times" else "left")
+    for (rule, reason), count in groups.most_common(limit):
+        table.add_row(rule, str(count), escape(reason))
+    _rest(table, len(groups) - limit)
+    out.print(table)
+
+
+def _rest(table: Table, left: int) -> None:
+    if left > 0:
+        table.add_row("", f"... and {left} more (-v shows all)")
