@@ -15,6 +15,9 @@ Call = Callable[[], None]
 CLOCK_STEP = 200e-6
 """Seconds that one sample should last at least, so that the timer and the call are small beside it."""
 
+LONG_CALL = 5e-3
+"""Seconds from which a call refills the caches by itself."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -37,16 +40,17 @@ class Plan:
 def interleave(calls: Sequence[Call], repeats: Sequence[int], rounds: int, seed: int) -> NDArray[np.float64]:
     """Seconds per call, (rounds, contestants): every round runs each contestant once, in random order.
 
-    Each turn makes one call that is not counted (caches and threads belong to the previous
-    contestant) and then `repeats` that are.
+    A turn of a short call starts with one that is not counted: caches and threads still belong to
+    the previous contestant. Long calls (`repeats` below 1) are counted once and from the start.
     """
     rng = np.random.default_rng(seed)
     samples = np.empty((rounds, len(calls)))
     clock = time.perf_counter
     for row in samples:
         for i in rng.permutation(len(calls)):
-            call, count = calls[i], repeats[i]
-            call()
+            call, count = calls[i], max(repeats[i], 1)
+            if repeats[i] > 0:
+                call()
             start = clock()
             for _ in range(count):
                 call()
@@ -69,7 +73,8 @@ def warm(call: Call, seconds: float) -> float:
 def measure(before: Call, after: Call, again: Call, plan: Plan) -> Comparison:
     """A/B with its A/A control in the same rounds: `again` is a second instance of `before`."""
     calls = (before, after, again)
-    repeats = [max(1, round(CLOCK_STEP / warm(call, plan.warmup))) for call in calls]
+    times = [warm(call, plan.warmup) for call in calls]
+    repeats = [max(1, round(CLOCK_STEP / t)) if t < LONG_CALL else 0 for t in times]
     started = time.perf_counter()
     taken: list[NDArray[np.float64]] = []
     while True:

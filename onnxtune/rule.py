@@ -43,6 +43,7 @@ class Card:
     why: str
     safety: Safety = "exact"
     enabling: bool = False
+    pays_alone: bool = True
     default: bool = True
     order: int = 100
     min_opset: int = 7
@@ -85,7 +86,14 @@ class Rule:
 
 _TEXT = {"name", "code", "summary", "why"}
 _LISTS: Mapping[str, type] = {"guidelines": int, "fires": str, "declines": str, "references": str}
-_OTHER: Mapping[str, type] = {"safety": str, "enabling": bool, "default": bool, "order": int, "min_opset": int}
+_OTHER: Mapping[str, type] = {
+    "safety": str,
+    "enabling": bool,
+    "pays_alone": bool,
+    "default": bool,
+    "order": int,
+    "min_opset": int,
+}
 _TABLES = {"pattern", "settings", "help"}
 _PATTERN: Mapping[str, type] = {
     "graph": str,

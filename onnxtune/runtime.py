@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ Feeds = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
 Level = Literal["disable", "basic", "extended", "layout", "all"]
 
+IN_MEMORY = 64 * 2**20
+"""Bytes up to which a model is handed to ONNX Runtime in memory."""
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 ALIASES = {
@@ -157,7 +160,7 @@ class Session:
             with _loadable(model) as source, _stderr_to_nowhere():
                 self.session = library.InferenceSession(source, options, providers=providers, enable_fallback=0)
         except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
-            raise ModelError(f"{model.name}: ONNX Runtime cannot load it ({one_line(error)})") from None
+            raise ModelError(f"{model.name}: ONNX Runtime cannot load it ({plain(error)})") from None
         active = self.session.get_providers()
         if not active or active[0] != target.provider:
             raise unusable(target.provider, f"ONNX Runtime fell back to {', '.join(active) or 'nothing'}")
@@ -168,7 +171,7 @@ class Session:
         try:
             values = self.session.run(names, dict(feeds))
         except Exception as error:  # see above
-            raise ModelError(f"{self.name}: ONNX Runtime cannot run it ({one_line(error)})") from None
+            raise ModelError(f"{self.name}: ONNX Runtime cannot run it ({plain(error)})") from None
         return {n: np.asarray(v) for n, v in zip(names, values, strict=True) if not isinstance(v, (list, dict))}
 
     def runner(self, feeds: Feeds) -> Runner:
@@ -223,7 +226,8 @@ def trouble(target: Target) -> str | None:
         x = np.arange(64, dtype=np.float32).reshape(1, 4, 4, 4)
         got = session.run({"x": x})["y"]
     except (ModelError, ProviderError) as error:
-        return one_line(error).partition("does not work here: ")[2].partition(";")[0] or one_line(error)
+        text = str(error)
+        return text.partition("does not work here: ")[2].partition(";")[0] or text.removeprefix("probe: ")
     return None if np.allclose(got, x.sum(1, keepdims=True)) else "it computes wrong numbers"
 
 
@@ -233,17 +237,28 @@ def _probe() -> Model:
     return Model(onnx.parser.parse_model(text), "probe")
 
 
+def plain(error: BaseException) -> str:
+    """ONNX Runtime's message without its error codes and the places in its own source code."""
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", one_line(error, 2000))
+    text = re.sub(r"\S+\.(cc|h|cpp):\d+ (\S.*?\)( \[with .*?\])? )?", "", text)
+    return one_line(text)
+
+
 @contextlib.contextmanager
 def _loadable(model: Model) -> Iterator[bytes | str]:
-    """What InferenceSession takes: bytes, or a path where the model exceeds protobuf's limit."""
-    if model.proto.ByteSize() <= PROTOBUF_LIMIT:
+    """What InferenceSession takes: bytes, of which it keeps a copy, or for large models a path."""
+    size = model.proto.ByteSize()
+    if size <= IN_MEMORY:
         yield model.proto.SerializeToString()
         return
     with tempfile.TemporaryDirectory(prefix="onnxtune-") as folder:
-        proto = onnx.ModelProto()
-        proto.CopyFrom(model.proto)
         path = Path(folder) / "model.onnx"
-        onnx.save(proto, path, save_as_external_data=True, location="model.data", convert_attribute=False)
+        if size <= PROTOBUF_LIMIT:
+            path.write_bytes(model.proto.SerializeToString())
+        else:
+            proto = onnx.ModelProto()
+            proto.CopyFrom(model.proto)
+            onnx.save(proto, path, save_as_external_data=True, location="model.data", convert_attribute=False)
         yield str(path)
 
 

@@ -21,7 +21,7 @@ from onnxtune.runtime import Session, Target
 from onnxtune.shapes import describe
 
 REGION_PLAN = Plan(warmup=0.02, rounds=20, duration=0.6, precision=0.02)
-WHOLE_PLAN = Plan(warmup=0.2, rounds=40, duration=4.0, precision=0.01)
+WHOLE_PLAN = Plan(warmup=0.2, rounds=30, duration=4.0, precision=0.01)
 
 
 class Trial(NamedTuple):

@@ -17,7 +17,7 @@ import onnx
 
 from onnxtune import provenance
 from onnxtune.apply import ApplyError, apply
-from onnxtune.cache import Cache
+from onnxtune.cache import Cache, structure
 from onnxtune.compare import Comparison
 from onnxtune.costs import total_macs
 from onnxtune.errors import ModelError, one_line
@@ -147,7 +147,11 @@ class _Tuning:
             self.notify(f"trying {rule.name}", 0, 0)
             with self._stage("propose"):
                 proposal, after = self._transformed(base, rule)
-            if proposal is None or after is None:
+            if proposal is None or after is None or structure(after.proto) == structure(base.proto):
+                continue
+            opens = rule.card.enabling and self._opens(base, after)
+            if not (opens or rule.card.pays_alone or rule.name in self.options.force):
+                self._reject(proposal, "measure", "no other rule needs it")
                 continue
             with self._stage("verify"):
                 verdict = self.verifier.verify(after)
@@ -159,7 +163,7 @@ class _Tuning:
             comparison = trial.comparison
             if comparison and comparison.verdict == "faster":
                 reason = "faster"
-            elif rule.card.enabling and self._opens(base, after) and not _slower(comparison):
+            elif opens and not _slower(comparison):
                 reason = "lets other rules fire"
             elif rule.name in self.options.force:
                 reason = "forced"
@@ -275,7 +279,7 @@ class _Tuning:
     def _confirm(self, base: Model, wholes: list[Kept], steps: list[Step]) -> tuple[Model, Report]:
         """Whole model against the original; not faster: keep only the better half, and again."""
         forced = any(s.forced for s in steps) or any(k.reason == "forced" for k in wholes)
-        kept = self._verified(base, steps) if steps else []
+        kept = steps
         comparison: Comparison | None = None
         while kept or wholes:
             result = apply(base, [s.proposal for s in kept])
