@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import platform
 import re
@@ -85,7 +86,7 @@ def ort() -> Any:
         onnxruntime.set_default_logger_severity(4)
         preload = getattr(onnxruntime, "preload_dlls", None)
         if preload is not None and CUDA in onnxruntime.get_available_providers():
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what is missing; `trouble` says it better
                 preload()
     return onnxruntime
 

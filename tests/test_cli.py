@@ -1,0 +1,237 @@
+"""The command line as a user meets it: streams, exit codes, files; bad input gives one clear line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxtune.cli import main
+from onnxtune.testing import model_of
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONNXTUNE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A convolution with an LRN behind it: replace_lrn fires."""
+    weights = {"w": np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)}
+    proto = model_of(
+        "g (float[N, 3, 20, 20] x) => (float[N, 8, 18, 18] y) { c = Conv (x, w)  y = LRN <size = 5> (c) }", weights
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(proto, path)
+    return path
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(w) for w in words])
+    return int(stop.value.code or 0)
+
+
+FORCED = ("--force-rules", "replace_lrn", "--threads", 1, "--providers", "cpu")
+"""The rewrite is kept whatever the clock of a busy test machine says."""
+
+
+def test_writes_the_result_beside_the_input(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimize", model, *FORCED) == 0
+    after = onnx.load(model.with_suffix(".tuned.onnx"))
+    onnx.checker.check_model(after, full_check=True)
+    assert "LRN" not in {n.op_type for n in after.graph.node}
+    out, err = capsys.readouterr()
+    assert "replace_lrn" in out
+    assert "Written" in out
+    assert err == ""
+
+
+def test_json_alone_on_stdout(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimize", model, *FORCED, "--json", "-") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["schema"] == 1
+    assert report["settings"]["threads"] == 1
+    kept = [o for o in report["outcomes"] if o["kind"] == "kept"]
+    assert [o["rewrite"]["rule"] for o in kept] == ["replace_lrn"]
+    assert len(report["comparison"]["before"]) == len(report["comparison"]["after"]) > 10
+
+
+def test_json_file_and_quiet(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimize", model, *FORCED, "--json", tmp_path / "report.json", "--quiet") == 0
+    assert json.loads((tmp_path / "report.json").read_text())["model"] == "model.onnx"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_dry_run_writes_nothing(model: Path) -> None:
+    assert run("optimize", model, *FORCED, "--dry-run") == 0
+    assert not model.with_suffix(".tuned.onnx").exists()
+
+
+def test_the_result_is_a_fixed_point(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("optimize", model, *FORCED)
+    first = model.with_suffix(".tuned.onnx")
+    capsys.readouterr()
+    assert run("optimize", first, *FORCED, "-o", "again.onnx") == 0
+    assert "already tuned" in capsys.readouterr().out
+    assert Path("again.onnx").read_bytes() == first.read_bytes()
+
+
+def test_strict_and_min_speedup(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimize", model, "--only", "replace_lrn", "--min-speedup", 1e6, "--strict") == 1
+    assert "--strict" in capsys.readouterr().err
+    result = onnx.load(model.with_suffix(".tuned.onnx"))
+    assert result.graph == onnx.load(model).graph
+
+
+def test_external_data(model: Path) -> None:
+    assert run("optimize", model, *FORCED, "--save-as-external-data", "-o", "out.onnx") == 0
+    assert onnx.load("out.onnx", load_external_data=False).graph.initializer
+    onnx.checker.check_model("out.onnx")
+
+
+def test_flag_beats_environment_beats_config(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def seed(*words: object) -> int:
+        run("optimize", model, "--only", "replace_lrn", "--dry-run", "--json", "-", *words)
+        return int(json.loads(capsys.readouterr().out)["settings"]["seed"])
+
+    Path("onnxtune.toml").write_text('seed = 3\nonly = ["replace_lrn"]\n')
+    assert seed() == 3
+    monkeypatch.setenv("ONNXTUNE_SEED", "4")
+    assert seed() == 4
+    assert seed("--seed", 5) == 5
+
+
+def test_pyproject_table(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pyproject.toml").write_text("[tool.onnxtune]\nmin-speedup = 7.5\n")
+    run("optimize", model, "--only", "replace_lrn", "--dry-run", "--json", "-")
+    assert json.loads(capsys.readouterr().out)["settings"]["min_speedup"] == 7.5
+
+
+def _unusable(name: str, folder: Path, good: Path) -> Path:
+    path = folder / f"{name}.onnx"
+    if name == "text":
+        path.write_text("this is not a model\n" * 20)
+    elif name == "truncated":
+        path.write_bytes(good.read_bytes()[:-300])
+    elif name == "empty":
+        path.write_bytes(b"")
+    elif name == "folder":
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("missing", "no such file"),
+        ("text", "not an ONNX model"),
+        ("truncated", "truncated"),
+        ("empty", "empty"),
+        ("folder", "is a folder"),
+    ],
+)
+def test_unusable_model(name: str, said: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _unusable(name, tmp_path, model)
+    assert run("optimize", path) == 3
+    _one_line(capsys, said, str(path))
+    assert not path.with_suffix(".tuned.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--no-such-flag"], 2, "--no-such-flag"),
+        (["--only", "no_such_rule"], 2, "no_such_rule"),
+        (["--force-rules", "no_such_rule"], 2, "no_such_rule"),
+        (["--rules", "no_such_folder"], 2, "no_such_folder"),
+        (["--providers", "abacus"], 2, "abacus"),
+        (["--providers", "migraphx"], 4, "does not work here"),
+        (["--threads", "many"], 2, "many"),
+        (["--input-shapes", "x:3xhuge"], 2, "x:3xhuge"),
+        (["--input-shapes", "z:1x3x20x20"], 2, "'z'"),
+        (["--input-shapes", "x:1x3x21x20"], 2, "does not fit"),
+        (["--provider-option", "device_id"], 2, "KEY=VALUE"),
+        (["-o", "no/such/folder/out.onnx"], 2, "does not exist"),
+        (["--config", "no_such.toml"], 2, "no_such.toml"),
+    ],
+)
+def test_wrong_usage(words: list[str], code: int, said: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimize", model, *words) == code
+    _one_line(capsys, said)
+    assert not model.with_suffix(".tuned.onnx").exists()
+
+
+def test_unknown_config_key(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("onnxtune.toml").write_text("sede = 3\n")
+    assert run("optimize", model) == 2
+    _one_line(capsys, "unknown key 'sede'", "onnxtune.toml")
+
+
+def test_unknown_rule_setting(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("onnxtune.toml").write_text("[rules.replace_lrn]\nform = 3\n")
+    assert run("optimize", model) == 2
+    _one_line(capsys, "unknown setting 'form'")
+
+
+def test_a_model_that_onnxruntime_cannot_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto = model_of("g (float[2, 3] x) => (float[2, 3] y) { y = Relu (x) }")
+    proto.graph.node[0].domain = "nowhere"
+    proto.opset_import.add(domain="nowhere", version=1)
+    onnx.save(proto, tmp_path / "custom.onnx")
+    assert run("optimize", tmp_path / "custom.onnx") == 3
+    _one_line(capsys, "ONNX Runtime cannot load it", "custom.onnx")
+
+
+def _one_line(capsys: pytest.CaptureFixture[str], *said: str) -> None:
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("onnxtune: ")
+    for text in said:
+        assert text in err
+
+
+def test_rules_list_and_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("rules", "list") == 0
+    listed = capsys.readouterr().out
+    assert "replace_lrn" in listed
+    for line in listed.splitlines():
+        assert run("rules", "explain", line.split()[1]) == 0
+        text = capsys.readouterr().out
+        assert "Algebra:" in text
+        assert "Fires on:" in text
+    assert run("rules", "explain", "no_such_rule") == 2
+
+
+def test_doctor_and_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor") == 0
+    assert "works        CPUExecutionProvider" in capsys.readouterr().out
+    assert run("cache", "info") == 0
+    assert "0 measurements" in capsys.readouterr().out
+    assert run("cache", "clear") == 0
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom onnxtune.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "heavy = {'onnx', 'onnxruntime', 'numpy', 'scipy', 'rich', 'onnx_graphsurgeon'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "onnxtune", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("onnxtune, version ")
