@@ -35,7 +35,7 @@ from onnxtune.select import select
 from onnxtune.sizes import Sizes
 from onnxtune.sizes import bind as bind_sizes
 from onnxtune.steps import Step, dependants, prune_enabling
-from onnxtune.trial import WHOLE_PLAN, Timer
+from onnxtune.trial import CONFIRM_PLANS, MODEL_PLAN, Timer, Trial
 from onnxtune.verify import Verdict, Verifier
 
 ROUND_LIMIT = 8
@@ -159,7 +159,7 @@ class _Tuning:
                 self._reject(proposal, "verify", verdict.reason)
                 continue
             with self._stage("measure"):
-                trial = self.timer.models(base, after, self.sizes, WHOLE_PLAN)
+                trial = self.timer.models(base, after, self.sizes, MODEL_PLAN)
             comparison = trial.comparison
             if comparison and comparison.verdict == "faster":
                 reason = "faster"
@@ -285,7 +285,7 @@ class _Tuning:
             result = apply(base, [s.proposal for s in kept])
             self.notify("confirming on the whole model", 0, 0)
             with self._stage("confirm"):
-                trial = replace(self.timer, deadline=float("inf")).models(self.original, result, self.sizes, WHOLE_PLAN)
+                trial = self._last_word(result)
             comparison = trial.comparison
             enough = comparison and comparison.verdict == "faster" and comparison.speedup >= self.options.min_speedup
             if enough or forced:
@@ -302,6 +302,19 @@ class _Tuning:
                 self._reject(kept[i].proposal, "confirm", why, kept[i].comparison)
             kept = self._verified(base, [s for i, s in enumerate(kept) if i not in lost])
         return self._finish(self.original, "nothing to gain", comparison, [], [])
+
+    def _last_word(self, result: Model) -> Trial:
+        """The whole model against the original; measured longer where the first answer is blurred."""
+        timer = replace(self.timer, deadline=float("inf"))
+        for plan in CONFIRM_PLANS:
+            trial = timer.models(self.original, result, self.sizes, plan)
+            if (
+                trial.comparison is None
+                or trial.comparison.verdict != "no measurable change"
+                or _sharp(trial.comparison)
+            ):
+                break
+        return trial
 
     def _finish(
         self, result: Model, status: Status, comparison: Comparison | None, wholes: list[Kept], steps: Sequence[Step]
@@ -390,6 +403,11 @@ def _local(facts: Facts, proposal: Proposal, seed: int) -> tuple[float | None, s
 
 def _slower(comparison: Comparison | None) -> bool:
     return comparison is not None and comparison.verdict == "slower"
+
+
+def _sharp(comparison: Comparison) -> bool:
+    """Is the interval narrow enough to say that there is no gain worth having?"""
+    return comparison.high < 1.02 and comparison.noise < 0.02
 
 
 def _no_gain(comparison: Comparison | None) -> str:

@@ -1,0 +1,43 @@
+"""Fill the generated parts of README.md: the table of rules and the table of results.
+
+python -m benchmarks.readme            write README.md
+python -m benchmarks.readme --check    exit 1 when README.md is out of date
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from onnxtune.catalog import cards
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "exact.md"
+
+
+def filled(text: str) -> str:
+    """README text with its marked blocks made anew."""
+    rules = [f"| `{c.name}` | {c.summary} |" for c in cards(plugins=False)]
+    text = _block(text, "rules", "\n".join(["| rule | what it does |", "|---|---|", *rules]))
+    command = "`python -m benchmarks.exact MODEL.onnx ...` regenerates this table (all samples in benchmarks/results/)."
+    return _block(text, "results", RESULTS.read_text(encoding="utf-8").strip() + "\n\n" + command)
+
+
+def _block(text: str, name: str, content: str) -> str:
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    assert pattern.search(text), f"README.md has no block {name}"
+    return pattern.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text)
+
+
+def main() -> None:
+    readme = ROOT / "README.md"
+    before = readme.read_text(encoding="utf-8")
+    after = filled(before)
+    if "--check" in sys.argv:
+        sys.exit(0 if before == after else "README.md is out of date: python -m benchmarks.readme")
+    readme.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
