@@ -28,6 +28,8 @@ from onnxtune.runtime import Target, versions
 FORMAT = "1"
 SMALL = 64
 """Elements up to which the value of a constant counts as structure (shapes, axes, limits)."""
+SHARP = 0.1
+"""Relative width of an interval up to which "no measurable change" is worth remembering."""
 
 
 def cache_path() -> Path:
@@ -56,8 +58,9 @@ class Cache:
 
     def put(self, key: str, result: Comparison) -> None:
         self._memory[key] = result
-        if self.path is None:
-            return
+        blurred = result.verdict == "no measurable change" and result.high - result.low > SHARP * result.speedup
+        if self.path is None or blurred:
+            return  # what a busy machine could not tell is asked again next time
         samples = np.stack([result.before, result.after, result.again]).tobytes()
         with self._open() as base:
             base.execute("INSERT OR REPLACE INTO measurements VALUES (?, ?)", (key, samples))
