@@ -21,7 +21,7 @@ def model_path() -> Path:
     return FOLDER / "digits.onnx"
 
 
-def test_images() -> tuple[NDArray[np.float32], NDArray[Any]]:
+def held_out_images() -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Images (N, 1, 32, 32) in [0, 1] that the model was not trained on, and their labels (N,)."""
     with np.load(FOLDER / "digits.npz", allow_pickle=False) as data:
         return data["images"][:, None].astype(np.float32) / 255, data["labels"]

@@ -90,7 +90,7 @@ def test_fully_connected_head(model: onnx.ModelProto, weights: dict[str, NDArray
     assert [weights[node.input[1]].shape for node in nodes(model, "Gemm")] == [(127, 63 * 4 * 4), (10, 127)]
 
 
-def test_images_and_labels() -> None:
+def held_out_images_and_labels() -> None:
     with np.load(demo.FOLDER / "digits.npz", allow_pickle=False) as data:
         images, labels = data["images"], data["labels"]
     assert (images.dtype, images.shape) == (np.uint8, (360, 32, 32))
@@ -102,14 +102,14 @@ def test_accuracy_is_the_one_in_the_readme() -> None:
     readme = (demo.FOLDER / "README.md").read_text("utf-8")
     stated = re.search(r"Held-out accuracy: (\d\.\d{4}) \((\d+) of (\d+) images\)", readme)
     assert stated is not None
-    images, labels = demo.test_images()
+    images, labels = demo.held_out_images()
     accuracy = demo.accuracy(demo.model_path(), images, labels)
     assert (round(accuracy * len(labels)), len(labels)) == (int(stated[2]), int(stated[3]))
     assert float(stated[1]) == round(accuracy, 4) >= 0.97
 
 
-def test_images_give_the_same_logits_alone_as_in_a_batch() -> None:
-    images = demo.test_images()[0][:8]
+def held_out_images_give_the_same_logits_alone_as_in_a_batch() -> None:
+    images = demo.held_out_images()[0][:8]
     session = Session(load(demo.model_path()), Target())
     together = session.run({"image": images})["logits"]
     alone = np.concatenate([session.run({"image": images[i : i + 1]})["logits"] for i in range(len(images))])

@@ -26,12 +26,12 @@ def command(
     from onnxtune.api import optimize
     from onnxtune.cli.options import pairs
     from onnxtune.cli.progress import progress
-    from onnxtune.demo import accuracy, model_path, test_images
+    from onnxtune.demo import accuracy, model_path, held_out_images
     from onnxtune.model import write_text
     from onnxtune.render.terminal import show
     from onnxtune.sizes import parse_shapes
 
-    images, labels = test_images()
+    images, labels = held_out_images()
     with progress(show=True) as notify:
         result = optimize(
             model_path(),
