@@ -179,6 +179,7 @@ class Facts:
 def free_names(graph: onnx.GraphProto) -> frozenset[str]:
     """Names that a subgraph reads from outside itself, nested bodies included."""
     own = {i.name for i in graph.input} | {i.name for i in graph.initializer}
+    own.update(i.values.name for i in graph.sparse_initializer)
     own.update(o for n in graph.node for o in n.output)
     used = {i for n in graph.node for i in n.input if i} | {o.name for o in graph.output}
     for node in graph.node:
