@@ -87,6 +87,10 @@ class Facts:
 
     # --- tensors -----------------------------------------------------------------------------
 
+    def exists(self, tensor: str) -> bool:
+        """Is it a graph input, an initializer or made by a node?"""
+        return tensor in self.inputs or tensor in self._initializers or tensor in self._producers
+
     def producer(self, tensor: str) -> Node | None:
         return self._producers.get(tensor)
 
