@@ -381,10 +381,13 @@ def _local(facts: Facts, proposal: Proposal, seed: int) -> tuple[float | None, s
     """The float64 check: (error, "") when it holds or cannot be made, else (error, what broke)."""
     if proposal.safety != "exact":
         return None, ""
-    before = extract(facts, proposal.removes)
+    before = extract(facts, proposal.removes, proposal.reads)
     if before is None:
         return None, ""
-    verdict = check_region(before, apply(before, [proposal]), seed)
+    try:
+        verdict = check_region(before, apply(before, [proposal]), seed)
+    except ApplyError as error:
+        return None, str(error)
     return (verdict.error if verdict.ok else None), ("" if verdict.ok is not False else verdict.reason)
 
 
