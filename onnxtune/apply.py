@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import onnx
@@ -10,64 +11,97 @@ from onnx import NodeProto
 
 from onnxtune.facts import Node, free_names
 from onnxtune.model import Model
-from onnxtune.proposal import Fragment, Proposal
+from onnxtune.proposal import Proposal
 
 
 class ApplyError(Exception):
-    """A proposal does not fit the model it is applied to (a node it removes is not there)."""
+    """A proposal does not fit the model it is applied to: it removes, reads or makes what it must not."""
 
 
 def apply(model: Model, proposals: Sequence[Proposal]) -> Model:
     """Apply the proposals in order and return the new model; `model` is not changed.
 
     Nodes and weights that only the removed nodes used go too; everything else keeps its names,
-    order and metadata. Raises ApplyError when a node to remove does not exist.
+    order and metadata. Raises ApplyError when the result would not be a whole graph: a node to
+    remove does not exist, a tensor is read that nothing makes, a name is made twice, a cycle.
     """
     source = model.proto.graph
     nodes = {Node(n, i).key: n for i, n in enumerate(source.node)}
     weights = {i.name: i for i in source.initializer}
     outputs = [o.name for o in source.output]
+    gone: dict[str, str] = {}
     for proposal in proposals:
         missing = proposal.removes - nodes.keys()
         if missing:
             raise ApplyError(f"{proposal.rule}: no node makes '{min(missing)}'")
-        _splice(nodes, proposal, outputs)
+        _splice(nodes, proposal, outputs, weights, gone)
         weights.update((w.name, w) for w in proposal.fragment.initializers)
     original = {Node(n, i).key: n for i, n in enumerate(source.node)}
-    kept = _live(nodes, outputs) | (original.keys() - _live(original, outputs))
+    idle = original.keys() - _live(original, outputs, ())  # led nowhere before: not ours to tidy up
+    kept = _live(nodes, outputs, [key for key in idle if key in nodes])
     ordered = _sorted([n for key, n in nodes.items() if key in kept])
-    return model.with_proto(_assemble(model.proto, ordered, weights))
+    result = _assemble(model.proto, ordered, weights)
+    _check(result.graph)
+    return model.with_proto(result)
 
 
-def _splice(nodes: dict[str, NodeProto], proposal: Proposal, outputs: Sequence[str]) -> None:
+def _splice(
+    nodes: dict[str, NodeProto],
+    proposal: Proposal,
+    outputs: Sequence[str],
+    weights: Mapping[str, onnx.TensorProto],
+    gone: dict[str, str],
+) -> None:
+    """Put the fragment where the first removed node stood.
+
+    `gone` maps tensors that aliases of earlier proposals removed to those in their place: this
+    proposal may have been made when they were still there.
+    """
     fragment = proposal.fragment
     place = list(nodes).index(next(k for k in nodes if k in proposal.removes))
     kept = [(k, n) for k, n in nodes.items() if k not in proposal.removes]
-    added = [(n.output[0], n) for n in fragment.nodes]
+    for name in fragment.tensors:
+        gone.pop(name, None)
+    taken = {o for _, n in kept for o in n.output} | {i for _, n in kept for i in n.input if i in weights}
+    twice = taken & fragment.tensors - {""}
+    if twice:
+        raise ApplyError(f"{proposal.rule}: '{min(twice)}' exists already")
+    added = [(Node(n, 0).key, n) for n in _renamed(fragment.nodes, gone)]
     items = kept[:place] + added + kept[place:]
+    aliases = {old: gone.get(new, new) for old, new in fragment.aliases.items()}
+    if aliases:
+        items = _rewired(items, aliases, outputs)
+        for old, new in gone.items():
+            gone[old] = aliases.get(new, new)
+        gone.update(aliases)
     nodes.clear()
-    nodes.update(_rewired(items, fragment, outputs))
+    nodes.update(items)
 
 
 def _rewired(
-    items: list[tuple[str, NodeProto]], fragment: Fragment, outputs: Sequence[str]
+    items: list[tuple[str, NodeProto]], aliases: dict[str, str], outputs: Sequence[str]
 ) -> list[tuple[str, NodeProto]]:
-    """Readers of an alias read its source; graph outputs and captured names need a real node."""
-    aliases = dict(fragment.aliases)
+    """Readers of an alias read its source; graph outputs and captured names need a real node.
+
+    What got a real node is taken out of `aliases`.
+    """
     captured = {name for _, node in items for name in Node(node, 0).captured}
     for old in [a for a in aliases if a in outputs or a in captured]:
         items.append((old, onnx.helper.make_node("Identity", [aliases.pop(old)], [old], name=old + "/identity")))
-    if not aliases:
-        return items
+    return list(zip((key for key, _ in items), _renamed([n for _, n in items], aliases), strict=True))
+
+
+def _renamed(nodes: Sequence[NodeProto], names: Mapping[str, str]) -> list[NodeProto]:
+    """The nodes with inputs renamed; those that do not read any of the names are the same objects."""
     result = []
-    for key, node in items:
-        if any(i in aliases for i in node.input):
+    for node in nodes:
+        if any(i in names for i in node.input):
             changed = NodeProto()
             changed.CopyFrom(node)
             changed.ClearField("input")
-            changed.input.extend(aliases.get(i, i) for i in node.input)
+            changed.input.extend(names.get(i, i) for i in node.input)
             node = changed
-        result.append((key, node))
+        result.append(node)
     return result
 
 
@@ -79,11 +113,11 @@ def _reads(node: NodeProto) -> set[str]:
     return names
 
 
-def _live(nodes: Mapping[str, NodeProto], outputs: Sequence[str]) -> set[str]:
-    """Keys of the nodes that some graph output depends on."""
+def _live(nodes: Mapping[str, NodeProto], outputs: Sequence[str], always: Sequence[str]) -> set[str]:
+    """Keys of the nodes that some graph output, or some node of `always`, depends on."""
     maker = {o: key for key, n in nodes.items() for o in n.output if o}
-    found: set[str] = set()
-    wanted = list(outputs)
+    found = set(always)
+    wanted = [*outputs, *(name for key in always for name in _reads(nodes[key]))]
     while wanted:
         key = maker.get(wanted.pop())
         if key is not None and key not in found:
@@ -141,8 +175,24 @@ def _assemble(before: onnx.ModelProto, nodes: list[NodeProto], weights: dict[str
     used_before = {name for n in source.node for name in _reads(n)}
     used = {name for n in nodes for name in _reads(n)} | {o.name for o in source.output}
     graph.node.extend(nodes)
-    graph.initializer.extend(w for w in weights.values() if w.name in used or w.name not in used_before)
+    stored = {i.name for i in source.initializer}
+    stays = {i.name for i in source.input} | (stored - used_before)  # a default goes with its input, not alone
+    graph.initializer.extend(w for w in weights.values() if w.name in used or w.name in stays)
     made = {o for n in nodes for o in n.output} | used
     graph.value_info.extend(v for v in source.value_info if v.name in made)
     graph.quantization_annotation.extend(q for q in source.quantization_annotation if q.tensor_name in made)
     return shell
+
+
+def _check(graph: onnx.GraphProto) -> None:
+    """Everything that is read is made, once."""
+    made = [o for n in graph.node for o in n.output if o]
+    known = {v.name for part in (graph.input, graph.initializer) for v in part}
+    known.update(i.values.name for i in graph.sparse_initializer)
+    twice = {name for name, count in Counter(made).items() if count > 1} | (known & set(made))
+    if twice:
+        raise ApplyError(f"'{min(twice)}' would be made twice")
+    known.update(made)
+    wanted = {name for n in graph.node for name in _reads(n)} | {o.name for o in graph.output}
+    if wanted - known:
+        raise ApplyError(f"'{min(wanted - known)}' would be read, but nothing makes it any more")

@@ -12,22 +12,28 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnxtune.compare import Comparison, compare
 from onnxtune.measure import Plan
 from onnxtune.model import Model
 from onnxtune.runtime import Target, versions
 
-FORMAT = "1"
+FORMAT = "2"
 SMALL = 64
-"""Elements up to which the value of a constant counts as structure (shapes, axes, limits)."""
+"""Elements up to which the value of an integer constant counts as structure (shapes, axes, indices)."""
+SMALL_FLOAT = 4
+"""The same for floating-point constants (scales of a Resize, an exponent, limits of a Clip)."""
+PATIENCE = 30
+"""Seconds to wait for another process that writes."""
 SHARP = 0.1
 """Relative width of an interval up to which "no measurable change" is worth remembering."""
 
@@ -48,71 +54,81 @@ class Cache:
         self._memory: dict[str, Comparison] = {}
 
     def get(self, key: str, plan: Plan) -> Comparison | None:
-        if key not in self._memory and self.path is not None and self.path.exists():
-            with self._open() as base:
-                row = base.execute("SELECT samples FROM measurements WHERE key = ?", (key,)).fetchone()
-            if row:
-                samples = np.frombuffer(row[0], np.float64).reshape(3, -1)
+        if key not in self._memory:
+            row = self._query("SELECT samples FROM measurements WHERE key = ?", (key,))
+            samples = _samples(row[0]) if row else None
+            if samples is not None:
                 self._memory[key] = compare(*samples, seed=plan.seed, confidence=plan.confidence)
         return self._memory.get(key)
 
     def put(self, key: str, result: Comparison) -> None:
+        """Keep a comparison. A folder that cannot be written costs the memory of it, nothing else."""
         self._memory[key] = result
         blurred = result.verdict == "no measurable change" and result.high - result.low > SHARP * result.speedup
         if self.path is None or blurred:
             return  # what a busy machine could not tell is asked again next time
-        samples = np.stack([result.before, result.after, result.again]).tobytes()
-        with self._open() as base:
-            base.execute("INSERT OR REPLACE INTO measurements VALUES (?, ?)", (key, samples))
+        row = (key, np.stack([result.before, result.after, result.again]).tobytes())
+        with contextlib.suppress(OSError, sqlite3.OperationalError):  # read-only, full, locked for too long
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._insert(row)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:  # damaged: measurements can be taken again
+                self._remove()
+                self._insert(row)
 
     def info(self) -> Mapping[str, Any]:
         """Where the cache is, how many comparisons it holds and how many bytes it takes."""
-        if self.path is None or not self.path.exists():
-            return {"path": str(self.path), "entries": 0, "bytes": 0}
-        with self._open() as base:
-            count = base.execute("SELECT count(*) FROM measurements").fetchone()[0]
-        return {"path": str(self.path), "entries": count, "bytes": self.path.stat().st_size}
+        row = self._query("SELECT count(*) FROM measurements", ())
+        size = self.path.stat().st_size if self.path is not None and self.path.exists() else 0
+        return {"path": str(self.path), "entries": row[0] if row else 0, "bytes": size}
 
     def clear(self) -> int:
         """Forget everything; returns how many comparisons were dropped."""
         entries = int(self.info()["entries"])
         self._memory.clear()
-        if self.path is not None:
-            for suffix in ("", "-wal", "-shm"):
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        self._remove()
         return entries
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        assert self.path is not None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+    def _query(self, statement: str, values: tuple[str, ...]) -> tuple[Any, ...] | None:
+        """The first row; None when there is none, or no file that can be read."""
+        if self.path is None or not self.path.exists():
+            return None
         try:
-            base = self._connect()
-        except sqlite3.DatabaseError:  # damaged: measurements can be taken again
-            self.path.unlink(missing_ok=True)
-            base = self._connect()
-        try:
-            with base:
-                yield base
-        finally:
-            base.close()
+            with contextlib.closing(sqlite3.connect(str(self.path), timeout=PATIENCE)) as base:
+                row: tuple[Any, ...] | None = base.execute(statement, values).fetchone()
+        except sqlite3.Error:
+            return None
+        return row
 
-    def _connect(self) -> sqlite3.Connection:
-        base = sqlite3.connect(str(self.path), timeout=30)
-        try:
+    def _insert(self, row: tuple[str, bytes]) -> None:
+        with contextlib.closing(sqlite3.connect(str(self.path), timeout=PATIENCE)) as base, base:
             base.execute("CREATE TABLE IF NOT EXISTS measurements (key TEXT PRIMARY KEY, samples BLOB)")
-        except sqlite3.DatabaseError:
-            base.close()
-            raise
-        return base
+            base.execute("INSERT OR REPLACE INTO measurements VALUES (?, ?)", row)
+
+    def _remove(self) -> None:
+        if self.path is not None:
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
 
-def measurement_key(before: Model, after: Model, target: Target, plan: Plan) -> str:
-    """Content hash of everything that decides a comparison's outcome."""
+def _samples(blob: object) -> NDArray[np.float64] | None:
+    """Samples (3, n) from their bytes; None when they are not such bytes."""
+    if not isinstance(blob, bytes) or not blob or len(blob) % 24:
+        return None
+    return np.frombuffer(blob, np.float64).reshape(3, -1)
+
+
+def measurement_key(
+    before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], target: Target, plan: Plan
+) -> str:
+    """Content hash of everything that decides a comparison's outcome. `sizes`: shapes of the inputs fed."""
     parts = {
         "format": FORMAT,
         "before": structure(before.proto),
         "after": structure(after.proto),
+        "sizes": [list(sizes[v.name]) for v in before.inputs],
         "target": asdict(target),
         "device": target.device,
         "versions": versions(),
@@ -137,8 +153,8 @@ def structure(proto: onnx.ModelProto) -> str:
     weights = {i.name: i for i in proto.graph.initializer}
     for node in proto.graph.node:
         for name in node.input:
-            if name in weights and name not in numbers:
-                digest.update(_describe(weights[name]))
+            if name in weights:
+                digest.update(_describe(weights.pop(name)))
         wiring = ([number(i) for i in node.input], [number(o) for o in node.output])
         digest.update(f"{node.domain}:{node.op_type}{wiring}".encode())
         for attribute in sorted(node.attribute, key=lambda a: a.name):
@@ -150,6 +166,6 @@ def structure(proto: onnx.ModelProto) -> str:
 def _describe(tensor: onnx.TensorProto) -> bytes:
     shape = tuple(tensor.dims)
     count = int(np.prod(shape, dtype=np.int64))
-    integer = tensor.data_type not in (1, 10, 11, 16)
-    value = onnx.numpy_helper.to_array(tensor).tobytes() if integer and count <= SMALL else b""
+    real = tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+    value = onnx.numpy_helper.to_array(tensor).tobytes() if count <= (SMALL_FLOAT if real else SMALL) else b""
     return repr((tensor.data_type, shape)).encode() + value

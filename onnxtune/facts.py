@@ -18,6 +18,9 @@ from onnx import numpy_helper
 from onnxtune.model import Model
 from onnxtune.shapes import Shape, TensorInfo, infer
 
+NUMBERS = {"value", "value_float", "value_floats", "value_int", "value_ints"}
+"""Attributes of a Constant node that hold numbers; the others hold strings and sparse tensors."""
+
 
 class Node:
     """One node of the main graph, read-only. `domain` is "" for ONNX's own operators."""
@@ -84,6 +87,10 @@ class Facts:
 
     # --- tensors -----------------------------------------------------------------------------
 
+    def exists(self, tensor: str) -> bool:
+        """Is it a graph input, an initializer or made by a node?"""
+        return tensor in self.inputs or tensor in self._initializers or tensor in self._producers
+
     def producer(self, tensor: str) -> Node | None:
         return self._producers.get(tensor)
 
@@ -108,7 +115,7 @@ class Facts:
         if tensor in self._initializers:
             return tensor not in self.inputs
         node = self.producer(tensor)
-        return node is not None and node.is_op("Constant")
+        return node is not None and node.is_op("Constant") and node.attributes.keys() <= NUMBERS
 
     def _decode(self, tensor: str) -> NDArray[Any] | None:
         if not self.is_constant(tensor):
@@ -122,9 +129,7 @@ class Facts:
             return numpy_helper.to_array(value)
         if name in ("value_float", "value_floats"):
             return np.asarray(value, np.float32)
-        if name in ("value_int", "value_ints"):
-            return np.asarray(value, np.int64)
-        return None
+        return np.asarray(value, np.int64)
 
     @cached_property
     def declared(self) -> Mapping[str, TensorInfo]:
@@ -171,16 +176,14 @@ class Facts:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Every name in use: tensors and nodes."""
-        used = {n.proto.name for n in self.nodes}
-        for node in self.nodes:
-            used.update(node.inputs, node.outputs)
-        return frozenset(used | self.inputs | self.outputs | set(self._initializers))
+        """Every name in use: tensors and nodes, those inside of bodies too."""
+        return frozenset(_names(self.model.proto.graph) - {""})
 
 
 def free_names(graph: onnx.GraphProto) -> frozenset[str]:
     """Names that a subgraph reads from outside itself, nested bodies included."""
     own = {i.name for i in graph.input} | {i.name for i in graph.initializer}
+    own.update(i.values.name for i in graph.sparse_initializer)
     own.update(o for n in graph.node for o in n.output)
     used = {i for n in graph.node for i in n.input if i} | {o.name for o in graph.output}
     for node in graph.node:
@@ -188,6 +191,17 @@ def free_names(graph: onnx.GraphProto) -> frozenset[str]:
             if attribute.HasField("g"):
                 used |= free_names(attribute.g)
     return frozenset(used - own)
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    used = {v.name for part in (graph.input, graph.output, graph.initializer, graph.value_info) for v in part}
+    used.update(i.values.name for i in graph.sparse_initializer)
+    for node in graph.node:
+        used.update([node.name], node.input, node.output)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                used |= _names(attribute.g)
+    return used
 
 
 def _value(attribute: onnx.AttributeProto) -> Any:

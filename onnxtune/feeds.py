@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxtune.model import Model
-from onnxtune.shapes import TensorInfo, describe
+from onnxtune.shapes import Shape, TensorInfo, describe
+from onnxtune.sizes import spatial_axes
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -34,8 +35,9 @@ def cases(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int = 0) -> 
     """The verification inputs: seeded normal and uniform, ones, zeros, large, corner impulses;
     then batch 3 and other spatial sizes where the model declares these dimensions dynamic."""
     plain = random_feeds(model, sizes, seed)
+    rng = np.random.default_rng(seed + 1)
     yield Case("normal", plain)
-    yield Case("uniform [0, 1)", _each(plain, lambda a: np.random.default_rng(seed + 1).random(a.shape)))
+    yield Case("uniform [0, 1)", _each(plain, lambda a: rng.random(a.shape)))
     yield Case("ones", _each(plain, np.ones_like))
     yield Case("zeros", _each(plain, np.zeros_like))
     yield Case("normal x 1000", _each(plain, lambda a: a * 1000))
@@ -48,26 +50,45 @@ def _other_sizes(
     model: Model, sizes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
     declared = {v.name: _info(v).shape or () for v in model.inputs}
-    batch = {name for name, shape in declared.items() if shape and not isinstance(shape[0], int)}
-    if batch:
-        yield "batch 3", {n: (3, *s[1:]) if n in batch else s for n, s in sizes.items()}
-    spatial = {
-        name: [axis for axis in (2, 3) if len(shape) == 4 and not isinstance(shape[axis], int)]
+    if any(shape and not isinstance(shape[0], int) for shape in declared.values()):
+        yield "batch 3", _resized(declared, sizes, lambda shape, axis, size: 3 if axis == 0 else size)
+    if any(not isinstance(shape[axis], int) for shape in declared.values() for axis in spatial_axes(shape)):
+        yield "odd height and width", _resized(declared, sizes, _odd)
+        yield "small height and width", _resized(declared, sizes, _small)
+
+
+Change = Callable[[Shape, int, int], int]
+"""(declared shape, axis, size) -> the size to try for a dynamic axis."""
+
+
+def _odd(shape: Shape, axis: int, size: int) -> int:
+    spatial = spatial_axes(shape)
+    return size + (1, 3)[spatial.index(axis) % 2] if axis in spatial else size
+
+
+def _small(shape: Shape, axis: int, size: int) -> int:
+    spatial = spatial_axes(shape)
+    return max(1, int(size * (0.5, 0.6)[spatial.index(axis) % 2])) if axis in spatial else size
+
+
+def _resized(
+    declared: Mapping[str, Shape], sizes: Mapping[str, tuple[int, ...]], change: Change
+) -> dict[str, tuple[int, ...]]:
+    """The sizes with all dynamic axes changed; a symbol that several axes share has one size on all of them."""
+    values: dict[str, int] = {}
+    for name, shape in declared.items():
+        for axis, dim in enumerate(shape):
+            if isinstance(dim, str) and (tried := change(shape, axis, sizes[name][axis])) != sizes[name][axis]:
+                values.setdefault(dim, tried)
+
+    def size(shape: Shape, axis: int, now: int) -> int:
+        dim = shape[axis]
+        return change(shape, axis, now) if dim is None else values.get(dim, now) if isinstance(dim, str) else now
+
+    return {
+        name: tuple(size(shape, axis, now) for axis, now in enumerate(sizes[name])) if shape else sizes[name]
         for name, shape in declared.items()
     }
-    if any(spatial.values()):
-        for label, steps in (("odd height and width", (1, 3)), ("small height and width", (-0.5, -0.4))):
-            yield (
-                label,
-                {n: tuple(_step(d, a, steps, spatial[n]) for a, d in enumerate(s)) for n, s in sizes.items()},
-            )
-
-
-def _step(size: int, axis: int, steps: tuple[float, float], dynamic: list[int]) -> int:
-    if axis not in dynamic:
-        return size
-    step = steps[axis - 2]
-    return size + int(step) if step >= 1 else max(1, int(size * (1 + step)))
 
 
 def _info(value: onnx.ValueInfoProto) -> TensorInfo:

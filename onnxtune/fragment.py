@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from onnxtune.proposal import Fragment
 
-Input = "str | NDArray[Any] | None"
-
 
 class Builder:
     """Collects the nodes of one replacement.
@@ -37,6 +35,7 @@ class Builder:
         self._tensors: dict[str, Any] = {}
         self._outside: dict[str, Any] = {}
         self._nodes: list[Any] = []
+        self._copied: dict[str, onnx.NodeProto] = {}
         self.opset = opset
 
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
@@ -55,7 +54,7 @@ class Builder:
     def constant(self, values: NDArray[Any], hint: str = "weight") -> str:
         """Store an array as a new initializer; returns its name."""
         name = self._fresh(hint)
-        self._tensors[name] = self._gs.Constant(name, np.ascontiguousarray(values))
+        self._tensors[name] = self._gs.Constant(name, np.asarray(values, order="C"))
         return name
 
     def reduce(self, op_type: str, x: str, axes: Sequence[int], *, keepdims: bool = True) -> str:
@@ -94,8 +93,7 @@ class Builder:
     def copy(self, node: onnx.NodeProto, inputs: Sequence[str | NDArray[Any] | None]) -> tuple[str, ...]:
         """The same operator and attributes on other inputs; returns the names of all its outputs."""
         names = tuple(self._fresh(node.op_type.lower()) if o else "" for o in node.output)
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        self._append(node.op_type, names, inputs, node.domain, attributes)
+        self._copied[self._append(node.op_type, names, inputs, node.domain, {})] = node
         return names
 
     def finish(self, outputs: Mapping[str, str]) -> Fragment:
@@ -114,6 +112,9 @@ class Builder:
             self._tensors[new].name = old
         graph = self._gs.Graph(nodes=self._nodes, opset=self.opset)
         exported = self._gs.export_onnx(graph, do_type_check=False).graph
+        for node in exported.node:
+            if node.name in self._copied:
+                node.attribute.extend(self._copied[node.name].attribute)
         used = {i for n in exported.node for i in n.input} | set(aliases.values())
         weights = tuple(i for i in exported.initializer if i.name in used)
         return Fragment(tuple(exported.node), weights, aliases)
@@ -125,7 +126,7 @@ class Builder:
         inputs: Sequence[str | NDArray[Any] | None],
         domain: str,
         attributes: Mapping[str, Any],
-    ) -> None:
+    ) -> str:
         sources = [self._tensor(i) for i in inputs]
         while sources and sources[-1].name == "":
             sources.pop()
@@ -135,10 +136,11 @@ class Builder:
         node = self._gs.Node(op=op_type, name=name, attrs=kept, inputs=sources, outputs=outputs)
         node.domain = domain or None
         self._nodes.append(node)
+        return name
 
     def _tensor(self, source: str | NDArray[Any] | None) -> Any:
-        if isinstance(source, np.ndarray):
-            source = self.constant(source)
+        if isinstance(source, (np.ndarray, np.generic)):
+            source = self.constant(np.asarray(source))
         if not source:
             return self._gs.Variable.empty()
         known = self._tensors if source in self._made else self._outside

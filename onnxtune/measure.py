@@ -14,7 +14,8 @@ from onnxtune.compare import Comparison, compare
 Call = Callable[[], None]
 CLOCK_STEP = 200e-6
 """Seconds that one sample should last at least, so that the timer and the call are small beside it."""
-
+CLOCK_TICK = 1e-7
+"""Seconds that no clock resolves better: the least that a call is taken to last."""
 LONG_CALL = 5e-3
 """Seconds from which a call refills the caches by itself."""
 
@@ -67,7 +68,7 @@ def warm(call: Call, seconds: float) -> float:
         call()
         best = min(best, time.perf_counter() - began)
         count += 1
-    return float(best)
+    return max(float(best), CLOCK_TICK)  # a coarse clock may show no time at all
 
 
 def measure(before: Call, after: Call, again: Call, plan: Plan) -> Comparison:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,10 +90,20 @@ class Model:
         for function in self.proto.functions:
             digest.update(function.SerializeToString(deterministic=True))
         graph = self.proto.graph
-        for part in (graph.node, graph.input, graph.output, graph.initializer, graph.sparse_initializer):
+        for part in (graph.node, graph.input, graph.output, graph.sparse_initializer):
             for item in part:
                 digest.update(item.SerializeToString(deterministic=True))
+        for tensor in graph.initializer:
+            _hash_tensor(digest, tensor)
         return digest.hexdigest()
+
+
+def _hash_tensor(digest: hashlib._Hash, tensor: TensorProto) -> None:
+    """A weight without the note of which file it once came from."""
+    for field, value in tensor.ListFields():
+        if field.name not in ("data_location", "external_data"):
+            digest.update(field.name.encode())
+            digest.update(value if isinstance(value, bytes) else repr(value).encode())
 
 
 def tensor_bytes(model: Model) -> int:
@@ -125,7 +135,7 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
         return source
     if isinstance(source, onnx.ModelProto):
         model = Model(source)
-        if any(uses_external_data(t) for t in source.graph.initializer):
+        if any(uses_external_data(t) for t in _tensors(source.graph)):
             raise ModelError("model: its weights are external data; load them first or give the path")
     else:
         model = _read(Path(source))
@@ -151,26 +161,39 @@ def _read(path: Path) -> Model:
         raise ModelError(f"{path}: not an ONNX model, or truncated (protobuf cannot be decoded)") from None
     if not proto.ir_version or not proto.HasField("graph"):
         raise ModelError(f"{path}: not an ONNX model (no graph in it)")
-    external = any(uses_external_data(t) for t in proto.graph.initializer)
-    if external:
-        _load_external(proto, path)
-    return Model(proto, path.name, path, external)
+    apart = [t for t in _tensors(proto.graph) if uses_external_data(t)]
+    if apart:
+        _load_external(proto, apart, path)
+    return Model(proto, path.name, path, bool(apart))
 
 
-def _load_external(proto: onnx.ModelProto, path: Path) -> None:
+def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """All stored tensors: initializers, attributes (Constant nodes), those of nested bodies."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+
+
+def _load_external(proto: onnx.ModelProto, apart: Sequence[TensorProto], path: Path) -> None:
     folder = path.resolve().parent
-    for tensor in proto.graph.initializer:
-        if uses_external_data(tensor):
-            location = ExternalDataInfo(tensor).location
-            target = folder / location
-            if Path(location).is_absolute() or not target.resolve().is_relative_to(folder):
-                raise ModelError(f"{path}: external data of '{tensor.name}' lies outside the folder: {location}")
-            if not target.is_file():
-                raise ModelError(f"{path}: external data file is missing: {location}")
+    for tensor in apart:
+        location = ExternalDataInfo(tensor).location
+        target = folder / location
+        if Path(location).is_absolute() or not target.resolve().is_relative_to(folder):
+            raise ModelError(f"{path}: external data of '{tensor.name}' lies outside the folder: {location}")
+        if not target.is_file():
+            raise ModelError(f"{path}: external data file is missing: {location}")
     try:
         load_external_data_for_model(proto, str(folder))
     except Exception as error:  # onnx raises its own, OSError and ValueError here
         raise ModelError(f"{path}: external data cannot be read ({one_line(error)})") from None
+    for tensor in apart:
+        tensor.ClearField("data_location")  # onnx leaves a mark that no other tensor has
 
 
 def _check(model: Model) -> None:
@@ -202,7 +225,7 @@ def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = 
             staged.write_bytes(model.proto.SerializeToString())
         for file in (data, staged):  # the model last: it is what names the other
             if file.exists():
-                with file.open("rb") as handle:
+                with file.open("r+b") as handle:  # Windows syncs only what is open for writing
                     os.fsync(handle.fileno())
                 file.replace(path.parent / file.name)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
@@ -73,12 +73,10 @@ def find(facts: Facts, pattern: Pattern) -> Iterator[Match | tuple[str, str]]:
     outside or an input that must be constant is not.
     """
     seen: set[frozenset[str]] = set()
-    root = pattern.makers[pattern.outputs[0]]
     for node in facts.nodes:
         near: tuple[str, str] | None = None
-        for state in _match_node(facts, pattern, root, node, _State({}, {})):
-            match = _first_complete(facts, pattern, state)
-            if match is None or match.keys in seen:
+        for match in _at(facts, pattern, node):
+            if match.keys in seen:
                 continue
             problem = _problem(match)
             if problem is None:
@@ -93,28 +91,35 @@ def find(facts: Facts, pattern: Pattern) -> Iterator[Match | tuple[str, str]]:
 
 @dataclass(frozen=True)
 class _State:
+    """What is bound so far. `skipped`: optional nodes that are missing, and the tensor in their result's place."""
+
     tensors: Mapping[str, str]
     nodes: Mapping[str, Node]
+    skipped: Mapping[str, str]
 
     def bind(self, name: str, tensor: str) -> _State | None:
         known = self.tensors.get(name)
         if known is not None:
             return self if known == tensor else None
-        return _State({**self.tensors, name: tensor}, self.nodes)
+        return replace(self, tensors={**self.tensors, name: tensor})
 
 
-def _first_complete(facts: Facts, pattern: Pattern, state: _State) -> Match | None:
+def _at(facts: Facts, pattern: Pattern, node: Node) -> Iterator[Match]:
+    """All ways in which the structure fits with `node` as maker of the pattern's first output."""
+    root = pattern.makers[pattern.outputs[0]]
+    for state in _match_node(facts, pattern, root, node, _State({}, {}, {})):
+        yield from _complete(facts, pattern, state)
+
+
+def _complete(facts: Facts, pattern: Pattern, state: _State) -> Iterator[Match]:
     """Bind the remaining roots (patterns with several outputs) to any nodes that fit."""
     open_roots = [pattern.makers[o] for o in pattern.outputs if o not in state.tensors]
     if not open_roots:
-        return Match(facts, pattern, state.tensors, state.nodes)
+        yield Match(facts, pattern, state.tensors, state.nodes)
+        return
     for node in facts.nodes:
-        if all(node is not n for n in state.nodes.values()):
-            for extended in _match_node(facts, pattern, open_roots[0], node, state):
-                match = _first_complete(facts, pattern, extended)
-                if match is not None:
-                    return match
-    return None
+        for extended in _match_node(facts, pattern, open_roots[0], node, state):
+            yield from _complete(facts, pattern, extended)
 
 
 def _match_node(facts: Facts, pattern: Pattern, wanted: Node, node: Node, state: _State) -> Iterator[_State]:
@@ -123,25 +128,25 @@ def _match_node(facts: Facts, pattern: Pattern, wanted: Node, node: Node, state:
         if known is node:
             yield state
         return
-    if any(n is node for n in state.nodes.values()) or not _same_operator(pattern, wanted, node):
+    if any(n is node for n in state.nodes.values()) or not _same_operator(facts, pattern, wanted, node):
         return
-    if len(node.outputs) < len(wanted.outputs):
+    if not all(node.outputs[: len(wanted.outputs)]) or len(node.outputs) < len(wanted.outputs):
         return
     bound: _State | None = state
     for name, tensor in zip(wanted.outputs, node.outputs, strict=False):
         bound = bound.bind(name, tensor) if bound else None
     if bound is None:
         return
-    bound = _State(bound.tensors, {**bound.nodes, **dict.fromkeys(wanted.outputs[:1], node)})
+    bound = replace(bound, nodes={**bound.nodes, wanted.outputs[0]: node})
     for inputs in _orders(wanted, node):
         yield from _match_inputs(facts, pattern, wanted.inputs, inputs, bound)
 
 
 def _orders(wanted: Node, node: Node) -> Iterator[Sequence[str]]:
-    if wanted.op_type in COMMUTATIVE and wanted.domain == "":
-        yield from itertools.permutations(node.inputs)
-    else:
+    if not node.is_op(*COMMUTATIVE):
         yield node.inputs
+    elif len(node.inputs) == len(wanted.inputs):
+        yield from itertools.permutations(node.inputs)
 
 
 def _match_inputs(
@@ -169,28 +174,29 @@ def _match_tensor(facts: Facts, pattern: Pattern, name: str, tensor: str, state:
             yield bound
         return
     producer = facts.producer(tensor)
-    if producer is not None:
+    if producer is not None and name not in state.skipped:
         for found in _match_node(facts, pattern, maker, producer, state):
             if found.tensors.get(name) == tensor:
                 yield found
-    if name in pattern.optional_nodes:
-        yield from _match_tensor(facts, pattern, maker.inputs[0], tensor, state)
+    if name in pattern.optional_nodes and name not in state.tensors and state.skipped.get(name, tensor) == tensor:
+        without = replace(state, skipped={**state.skipped, name: tensor})
+        yield from _match_tensor(facts, pattern, maker.inputs[0], tensor, without)
 
 
-def _same_operator(pattern: Pattern, wanted: Node, node: Node) -> bool:
+def _same_operator(facts: Facts, pattern: Pattern, wanted: Node, node: Node) -> bool:
     alternatives = pattern.any_of.get(wanted.op_type, (wanted.op_type,))
     if node.op_type not in alternatives or node.domain != wanted.domain:
         return False
-    return all(_attribute(node, k) == v for k, v in wanted.attributes.items())
+    return all(_attribute(facts, node, k) == v for k, v in wanted.attributes.items())
 
 
-def _attribute(node: Node, name: str) -> Any:
-    """The attribute's value, or the default that the operator's schema gives it."""
+def _attribute(facts: Facts, node: Node, name: str) -> Any:
+    """The attribute's value, or the default that the operator has in the model's opset."""
     if name in node.attributes:
         return node.attributes[name]
-    if not onnx.defs.has(node.op_type, node.domain):
+    if node.domain or not onnx.defs.has(node.op_type, facts.opset, ""):
         return None
-    declared = onnx.defs.get_schema(node.op_type, node.domain).attributes.get(name)
+    declared = onnx.defs.get_schema(node.op_type, facts.opset, "").attributes.get(name)
     if declared is None or not declared.default_value.name:
         return None
     value = onnx.helper.get_attribute_value(declared.default_value)
@@ -210,4 +216,24 @@ def _problem(match: Match) -> str | None:
             reason = None if visible or not tensor else facts.why_not_private(tensor, match.keys)
             if reason:
                 return reason
+    made = {o for n in match.nodes.values() for o in n.outputs}
+    inside = next((match[i] for i in pattern.function.input if match[i] in made), None)
+    return f"'{inside}' is made and read inside the region" if inside else _entangled(match)
+
+
+def _entangled(match: Match) -> str | None:
+    """Why the region cannot be computed in one piece: it reads what depends on its own results."""
+    facts, last = match.facts, max(n.index for n in match.nodes.values())
+    wave = [c for n in match.nodes.values() for o in n.outputs for c in facts.consumers(o) if c.key not in match.keys]
+    seen: set[str] = set()
+    while wave:
+        node = wave.pop()
+        if node.index > last or node.key in seen:
+            continue
+        seen.add(node.key)
+        for tensor in node.outputs:
+            for reader in facts.consumers(tensor):
+                if reader.key in match.keys:
+                    return f"'{tensor}', which it reads, depends on what it makes"
+                wave.append(reader)
     return None

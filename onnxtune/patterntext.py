@@ -51,8 +51,9 @@ class Pattern:
         return tuple(self.function.output)
 
     def validate(self) -> None:
-        """Raise RuleError when the named tensors do not occur in the text."""
+        """Raise RuleError when the text is no whole pattern, or when named tensors do not occur in it."""
         inputs, made = set(self.function.input), set(self.makers)
+        self._validate_text(inputs)
         for key, names, known in (
             ("constants", self.constants, inputs),
             ("optional", self.optional, inputs),
@@ -62,3 +63,24 @@ class Pattern:
             unknown = set(names) - known
             if unknown:
                 raise RuleError(f"pattern {key}: '{min(unknown)}' does not occur in the pattern")
+
+    def _validate_text(self, inputs: set[str]) -> None:
+        if not self.outputs:
+            raise RuleError("pattern has no outputs")
+        reached: set[str] = set()
+        wave = list(self.outputs)
+        while wave:
+            name = wave.pop()
+            if name in self.makers and name not in reached:
+                wave += [i for i in self.makers[name].inputs if i]
+            elif name in self.outputs and name not in self.makers:
+                raise RuleError(f"pattern output '{name}' is made by no node")
+            elif name not in self.makers and name not in inputs:
+                raise RuleError(f"pattern tensor '{name}' is neither an input nor made by a node")
+            reached.add(name)
+        for node in self.nodes:
+            if reached.isdisjoint(node.outputs):
+                raise RuleError(f"pattern: no output depends on '{node.key}'; the matcher would not look for it")
+        visible = set(self.optional_nodes) & set(self.outputs)
+        if visible:
+            raise RuleError(f"pattern optional_nodes: '{min(visible)}' is an output; without its node there is none")

@@ -33,8 +33,8 @@ class Fragment:
 
     @property
     def keys(self) -> frozenset[str]:
-        """Keys (first output names) of the nodes that the fragment brings."""
-        return frozenset(n.output[0] for n in self.nodes)
+        """Keys (first named outputs) of the nodes that the fragment brings."""
+        return frozenset(next(o for o in n.output if o) for n in self.nodes)
 
     @property
     def tensors(self) -> frozenset[str]:

@@ -31,8 +31,7 @@ def propose(facts: Facts, rules: Iterable[Rule], settings: Mapping[str, Mapping[
         except OnnxtuneError:
             raise
         except Exception as error:  # a rule may be anybody's code; its failure must not cost the rest
-            reason = f"the rule failed ({type(error).__name__}: {one_line(error)}); report it to {rule.card.source}"
-            said.append(Decline(rule.name, "", reason))
+            said.append(_failed(rule, "", f"{type(error).__name__}: {one_line(error)}"))
     return said
 
 
@@ -41,7 +40,7 @@ def _run(facts: Facts, rule: Rule, settings: Mapping[str, Any]) -> Iterator[Said
         return
     if rule.kind == "graph":
         for item in rule.entry(facts, settings):
-            yield _owned(item, rule) if isinstance(item, Proposal) else item
+            yield _owned(facts, item, rule) if isinstance(item, Proposal) else _decline(item, rule)
         return
     assert rule.card.pattern is not None, "make_rule has checked that pattern rules have a pattern"
     for match in find(facts, rule.card.pattern):
@@ -65,11 +64,47 @@ def _rewrite(facts: Facts, rule: Rule, match: Match, settings: Mapping[str, Any]
         outputs = dict(zip((match[o] for o in match.pattern.outputs), sources, strict=True))
         fragment = new.finish(outputs)
         title = _title([n.op_type for n in match.nodes.values()], [n.op_type for n in fragment.nodes])
-        yield _owned(Proposal(rule.name, title, match.keys, fragment, settings=variant), rule)
+        yield _owned(facts, Proposal(rule.name, title, match.keys, fragment, settings=variant), rule)
 
 
-def _owned(proposal: Proposal, rule: Rule) -> Proposal:
+def _owned(facts: Facts, proposal: Proposal, rule: Rule) -> Said:
+    """The proposal in its rule's name, or a Decline when it breaks what every proposal promises."""
+    breach = _breach(facts, proposal)
+    if breach:
+        return _failed(rule, proposal.node if proposal.removes else "", breach)
     return replace(proposal, rule=rule.name, safety=rule.card.safety, enabling=rule.card.enabling)
+
+
+def _decline(item: object, rule: Rule) -> Decline:
+    if isinstance(item, Decline):
+        return replace(item, rule=rule.name)
+    raise TypeError(f"it gave a {type(item).__name__}, neither a Proposal nor a Decline")
+
+
+def _failed(rule: Rule, node: str, reason: str) -> Decline:
+    return Decline(rule.name, node, f"the rule failed ({reason}); report it to {rule.card.source}")
+
+
+def _breach(facts: Facts, proposal: Proposal) -> str | None:
+    """What a proposal must not do: remove what is not there, drop or read what it may not."""
+    removes, fragment = proposal.removes, proposal.fragment
+    if not removes:
+        return "it removes no node"
+    unknown = removes - facts.by_key.keys()
+    if unknown:
+        return f"it removes '{min(unknown)}', which no node makes"
+    made = {o for key in removes for o in facts.by_key[key].outputs if o}
+    if fragment.aliases.keys() - made:
+        return f"it redirects '{min(fragment.aliases.keys() - made)}', which it does not remove"
+    lost = made - fragment.tensors - fragment.aliases.keys()
+    for tensor in sorted(lost):
+        needed = facts.why_not_private(tensor, removes)
+        if needed:
+            return f"it drops a tensor that is needed: {needed}"
+    for tensor in sorted(proposal.reads):
+        if tensor in made or not facts.exists(tensor):
+            return f"it reads '{tensor}', which {'it removes' if tensor in made else 'nothing makes'}"
+    return None
 
 
 def _title(before: list[str], after: list[str]) -> str:

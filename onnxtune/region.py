@@ -26,20 +26,22 @@ def neighbourhood(facts: Facts, keys: Collection[str], hops: int = 1) -> frozens
     return frozenset(found)
 
 
-def extract(facts: Facts, keys: Collection[str]) -> Model | None:
+def extract(facts: Facts, keys: Collection[str], reads: Collection[str] = ()) -> Model | None:
     """The nodes with these keys as a model; its inputs have the concrete sizes of the Facts.
 
-    None when a boundary tensor's type or size is unknown, or a node has a subgraph.
+    `reads`: tensors that a replacement takes, perhaps beyond those that the nodes read. None when a
+    boundary tensor's type or size is unknown, or a node has a subgraph.
     """
     nodes = sorted((facts.by_key[k] for k in keys), key=lambda n: n.index)
     if any(n.captured for n in nodes):
         return None
-    sources = (facts.producer(i) for n in nodes for i in n.inputs)
+    wanted = [*(i for n in nodes for i in n.inputs), *sorted(reads)]
+    sources = (facts.producer(i) for i in wanted)
     constants = {p.key: p for p in sources if p is not None and p.is_op("Constant") and p.key not in keys}
     inside = [*constants.values(), *nodes]
     made = {o for n in inside for o in n.outputs if o}
     members = {n.key for n in inside}
-    read = dict.fromkeys(i for n in inside for i in n.inputs if i)
+    read = dict.fromkeys(i for i in wanted if i)
     stored = {i.name: i for i in facts.model.proto.graph.initializer if i.name in read}
     constant = {name: t for name, t in stored.items() if name not in facts.inputs}
     inputs = [name for name in read if name not in made and name not in constant]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that `optimize` found and did. `speedup` is None when nothing was timed."""
+    """Everything that `optimize` found and did."""
 
     model: str
     status: Status
@@ -97,8 +98,12 @@ class Report:
 
     @property
     def speedup(self) -> float | None:
-        """Ratio of median latencies, original over result, on the whole model."""
-        return self.comparison.speedup if self.comparison else None
+        """Ratio of median latencies, original over result, on the whole model.
+
+        None when nothing was timed or the original came back (`comparison` is then that of the last
+        attempt, which was not good enough).
+        """
+        return self.comparison.speedup if self.comparison and self.status != "nothing to gain" else None
 
     def counts(self) -> Counter[str]:
         """How many rewrites each rule contributed."""
@@ -143,10 +148,10 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    if isinstance(value, np.integer):
-        return int(value)
-    return value
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(_plain, value))
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

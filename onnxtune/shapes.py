@@ -35,27 +35,71 @@ class TensorInfo(NamedTuple):
         return tuple(d for d in dims if isinstance(d, int))
 
 
+PLACEHOLDERS = frozenset({"?", "*", "-1", "None", "none", "unknown"})
+"""Names that exporters write for every dimension they do not know: no symbols that equal each other."""
+
+OPEN = "onnxtune-open-"
+"""Stem of the names under which unnamed input dimensions travel through shape inference."""
+
+
 def infer(proto: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, TensorInfo]:
     """Types and shapes of all tensors that shape inference can tell.
 
     `sizes` binds graph inputs to concrete shapes (and drops all declared intermediate and output
     shapes, which may contradict them). What cannot be inferred is absent or partly None.
+
+    Without `sizes`, what follows from the inputs goes before what the model states of intermediate
+    tensors: exporters leave the batch of their example input there although the input is dynamic.
     """
-    bare = _skeleton(proto, concrete=sizes is not None)
-    for value in bare.graph.input:
-        if sizes is not None and value.name in sizes:
-            _set_shape(value, sizes[value.name])
+    if sizes is not None:
+        bare = _skeleton(proto, stated=False)
+        for value in bare.graph.input:
+            if value.name in sizes:
+                _set_shape(value, sizes[value.name])
+        return _run(bare)
+    found = _run(_skeleton(proto, stated=True))
+    bare = _skeleton(proto, stated=False)
+    symbols = _name_open_dimensions(bare.graph)
+    if symbols:
+        derived = _run(bare)
+        found = {name: _merge(info, derived.get(name), symbols) for name, info in found.items()}
+    return found
+
+
+def _run(bare: onnx.ModelProto) -> dict[str, TensorInfo]:
     try:
         inferred = shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True)
     except Exception:
         inferred = bare
     graph = inferred.graph
     found = {i.name: TensorInfo(i.data_type, tuple(i.dims)) for i in graph.initializer}
-    for value in [*graph.value_info, *graph.input, *graph.output]:
+    for value in [*graph.value_info, *graph.output, *graph.input]:
         info = describe(value)
         if info is not None:
             found[value.name] = info
     return found
+
+
+def _name_open_dimensions(graph: GraphProto) -> frozenset[str]:
+    """Give unnamed dimensions of the inputs a name each; returns the names of all dynamic dimensions."""
+    names: set[str] = set()
+    for value in graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if _dimension(dim) is None:
+                dim.dim_param = f"{OPEN}{len(names)}"
+            if dim.dim_param:
+                names.add(dim.dim_param)
+    return frozenset(names)
+
+
+def _merge(stated: TensorInfo, derived: TensorInfo | None, symbols: frozenset[str]) -> TensorInfo:
+    """What is derived from the inputs (numbers and their symbols), else what the model states."""
+    if derived is None or derived.shape is None:
+        return stated
+    others = stated.shape if stated.shape and len(stated.shape) == len(derived.shape) else (None,) * len(derived.shape)
+    dims = [d if isinstance(d, int) or d in symbols else s for d, s in zip(derived.shape, others, strict=True)]
+    opened = (None if isinstance(d, str) and d.startswith(OPEN) else d for d in dims)
+    return TensorInfo(stated.elem_type or derived.elem_type, tuple(opened))
 
 
 def describe(value: onnx.ValueInfoProto) -> TensorInfo | None:
@@ -71,7 +115,7 @@ def describe(value: onnx.ValueInfoProto) -> TensorInfo | None:
 def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dim.HasField("dim_value"):
         return int(dim.dim_value) if dim.dim_value >= 0 else None
-    return dim.dim_param or None
+    return dim.dim_param if dim.dim_param and dim.dim_param not in PLACEHOLDERS else None
 
 
 def _set_shape(value: onnx.ValueInfoProto, shape: Iterable[int]) -> None:
@@ -80,8 +124,11 @@ def _set_shape(value: onnx.ValueInfoProto, shape: Iterable[int]) -> None:
         value.type.tensor_type.shape.dim.add().dim_value = size
 
 
-def _skeleton(proto: onnx.ModelProto, *, concrete: bool) -> onnx.ModelProto:
-    """The model without the bytes of its large weights: what shape inference needs, and small."""
+def _skeleton(proto: onnx.ModelProto, *, stated: bool) -> onnx.ModelProto:
+    """The model without the bytes of its large weights: what shape inference needs, and small.
+
+    `stated`: with the shapes that the model states of intermediate tensors and outputs.
+    """
     bare = onnx.ModelProto(ir_version=max(proto.ir_version, 4))
     bare.opset_import.extend(proto.opset_import)
     bare.functions.extend(proto.functions)
@@ -89,12 +136,13 @@ def _skeleton(proto: onnx.ModelProto, *, concrete: bool) -> onnx.ModelProto:
     graph.name = source.name or "graph"
     graph.node.extend(source.node)
     graph.input.extend(source.input)
-    for value in source.output:
+    fed = {v.name for v in source.input}
+    for value in (v for v in source.output if v.name not in fed):
         kept = graph.output.add()
         kept.CopyFrom(value)
-        if concrete and kept.type.HasField("tensor_type"):
+        if not stated and kept.type.HasField("tensor_type"):
             kept.type.tensor_type.ClearField("shape")
-    if not concrete:
+    if stated:
         graph.value_info.extend(source.value_info)
     _describe_weights(source, graph)
     return bare

@@ -30,7 +30,7 @@ def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     for text in texts:
         name, _, dims = text.rpartition(":")
         try:
-            shape = tuple(int(d) for d in dims.replace(",", "x").split("x") if d)
+            shape = tuple(int(d) for d in dims.replace(",", "x").split("x"))
         except ValueError:
             raise UsageError(f"--input-shapes {text}: expected name:1x3x224x224") from None
         if not name or any(d < 1 for d in shape):
@@ -42,10 +42,10 @@ def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
 def bind(model: Model, given: Sizes | None = None) -> Binding:
     """Sizes for every input: as declared, as given, else assumed (batch 1, 3 channels, 224 x 224).
 
-    Raises UsageError when a given name or size contradicts the model, ModelError when an input's
-    type cannot be fed (sequence, map) or its rank is unknown and not given.
+    Raises UsageError when a given name or size contradicts the model, or when an input's rank is
+    unknown and not given; ModelError when an input's type cannot be fed (sequence, map).
     """
-    given = dict(given or {})
+    given = {name: tuple(shape) for name, shape in (given or {}).items()}
     unknown = given.keys() - {i.name for i in model.inputs}
     if unknown:
         names = ", ".join(i.name for i in model.inputs)
@@ -74,9 +74,14 @@ def bind(model: Model, given: Sizes | None = None) -> Binding:
     return Binding(sizes, tuple(assumed))
 
 
-def _fill(name: str, shape: Shape, values: dict[str, int], assumed: list[str]) -> tuple[int, ...]:
+def spatial_axes(shape: Shape) -> tuple[int, ...]:
+    """Height and width of an image input: axes 2 and up, or 1 and 2 when channels come last."""
     channels_last = len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4)
-    spatial = (1, 2) if channels_last else range(2, len(shape))
+    return (1, 2) if channels_last else tuple(range(2, len(shape)))
+
+
+def _fill(name: str, shape: Shape, values: dict[str, int], assumed: list[str]) -> tuple[int, ...]:
+    spatial = spatial_axes(shape)
     result = []
     for axis, dim in enumerate(shape):
         if isinstance(dim, int):
@@ -102,6 +107,8 @@ def _fill(name: str, shape: Shape, values: dict[str, int], assumed: list[str]) -
 
 
 def _check(model: Model, name: str, declared: Shape | None, given: tuple[int, ...]) -> None:
+    if any(size < 1 for size in given):
+        raise UsageError(f"{model.name}: --input-shapes {name}:{'x'.join(map(str, given))}: all sizes are at least 1")
     if declared is None:
         return
     shown = "x".join(str(d or "?") for d in declared)

@@ -6,15 +6,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from onnxtune.compare import Comparison
+from onnxtune.facts import Facts
 from onnxtune.proposal import Proposal
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A proposal that was chosen, with its measured effect and the local check's error."""
+    """A proposal that was chosen, with its measured effect and the local check's error.
+
+    `made` and `read` are the tensors that the removed nodes made and read.
+    """
 
     proposal: Proposal
     comparison: Comparison | None
+    made: frozenset[str]
+    read: frozenset[str]
     error: float | None = None
     forced: bool = False
 
@@ -28,19 +34,33 @@ class Step:
         return self.comparison.saved if self.comparison else 0.0
 
 
-def dependants(steps: Sequence[Step], dropped: Collection[int]) -> set[int]:
-    """Indices of the steps that cannot be applied without the dropped ones (those included).
+def step_of(facts: Facts, proposal: Proposal, comparison: Comparison | None, *, forced: bool = False) -> Step:
+    """A step for a proposal that was made on these Facts."""
+    nodes = [facts.by_key[key] for key in proposal.removes]
+    made = frozenset(o for n in nodes for o in n.outputs if o)
+    read = frozenset(i for n in nodes for i in (*n.inputs, *n.captured) if i)
+    return Step(proposal, comparison, made, read, forced=forced)
 
-    A step stands on an earlier one when it removes a node or reads a tensor that the earlier one made.
-    """
+
+def dependants(steps: Sequence[Step], dropped: Collection[int]) -> set[int]:
+    """Indices of the steps that cannot be applied without the dropped ones (those included)."""
     lost = set(dropped)
-    made: dict[str, int] = {}
-    for i, step in enumerate(steps):
-        needs = {made[name] for name in step.proposal.removes | step.proposal.reads if name in made}
-        if needs & lost:
+    for i, later in enumerate(steps):
+        if any(_stands_on(later, steps[j]) for j in lost if j < i):
             lost.add(i)
-        made.update(dict.fromkeys(step.proposal.fragment.tensors, i))
     return lost
+
+
+def _stands_on(later: Step, earlier: Step) -> bool:
+    """It removes a node or reads a tensor that only the earlier one brought, or drops a tensor that
+    others read before the earlier one. (A tensor that keeps its name is there in either case.)"""
+    brought = earlier.proposal.fragment.tensors - earlier.made
+    dropped = later.made - later.proposal.fragment.tensors
+    return not (
+        later.proposal.removes.isdisjoint(earlier.proposal.fragment.keys)
+        and brought.isdisjoint(later.read | later.proposal.reads)
+        and dropped.isdisjoint(earlier.read)
+    )
 
 
 def prune_enabling(steps: Sequence[Step]) -> set[int]:

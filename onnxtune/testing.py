@@ -120,7 +120,7 @@ def assert_declines(
 
 
 def _local(facts: Facts, proposal: Proposal) -> LocalVerdict:
-    before = extract(facts, proposal.removes)
+    before = extract(facts, proposal.removes, proposal.reads)
     if before is None:
         return LocalVerdict(None, reason="the region cannot be cut out")
     return check_region(before, apply(before, [proposal]))

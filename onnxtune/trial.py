@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from onnxtune.apply import apply
+import onnx
+
+from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache, measurement_key
 from onnxtune.compare import Comparison
 from onnxtune.errors import ModelError
@@ -49,16 +51,19 @@ class Timer:
     def region(self, facts: Facts, proposal: Proposal) -> Trial:
         """The proposal's effect on its region and nearest neighbours; on the whole model where the
         region cannot be cut out (unknown sizes)."""
-        before = extract(facts, neighbourhood(facts, proposal.removes))
-        if before is None:
-            before = facts.model
-        sizes = {v.name: _static(v) or facts.sizes[v.name] for v in before.inputs}
-        return self.models(before, apply(before, [proposal]), sizes, REGION_PLAN)
+        before = extract(facts, neighbourhood(facts, proposal.removes), proposal.reads)
+        sizes = {v.name: _static(v) for v in before.inputs} if before else facts.sizes
+        before = before or facts.model
+        try:
+            after = apply(before, [proposal])
+        except ApplyError as error:
+            return Trial(None, str(error))
+        return self.models(before, after, sizes, REGION_PLAN)
 
     def models(self, before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], plan: Plan) -> Trial:
         """A/B of two models with the same inputs, with an A/A control."""
         plan = replace(plan, seed=self.seed)
-        key = measurement_key(before, after, self.target, plan)
+        key = measurement_key(before, after, sizes, self.target, plan)
         known = self.cache.get(key, plan)
         if known is not None:
             return Trial(known)
@@ -77,6 +82,8 @@ class Timer:
         return Trial(result)
 
 
-def _static(value: object) -> tuple[int, ...] | None:
-    info = describe(value)  # type: ignore[arg-type]
-    return info.static if info else None
+def _static(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    info = describe(value)
+    assert info is not None, "regions have tensor inputs only"
+    assert info.static is not None, "regions have static sizes"
+    return info.static

@@ -34,7 +34,7 @@ from onnxtune.runtime import Target, versions
 from onnxtune.select import select
 from onnxtune.sizes import Sizes
 from onnxtune.sizes import bind as bind_sizes
-from onnxtune.steps import Step, dependants, prune_enabling
+from onnxtune.steps import Step, dependants, prune_enabling, step_of
 from onnxtune.trial import CONFIRM_PLANS, MODEL_PLAN, Timer, Trial
 from onnxtune.verify import Verdict, Verifier
 
@@ -65,6 +65,9 @@ class Options:
             "settings": {k: dict(v) for k, v in self.settings.items()},
             "force": list(self.force),
             "min_speedup": self.min_speedup,
+            "time_budget": self.time_budget,
+            "rtol": self.rtol,
+            "atol": self.atol,
             "seed": self.seed,
             "sizes": {k: list(v) for k, v in self.sizes.items()},
             "provider": target.provider,
@@ -108,7 +111,8 @@ class _Tuning:
         notify: NotifyFunction,
         settings: Mapping[str, Any],
     ) -> None:
-        self.original, self.rules, self.target, self.options = original, rules, target, options
+        self.original, self.target, self.options = original, target, options
+        self.rules = [r for r in rules if r.card.safety == "exact"]  # others need data, or only advise
         self.notify, self.settings = notify, settings
         binding = bind_sizes(original, options.sizes)
         self.sizes = binding.sizes
@@ -227,7 +231,7 @@ class _Tuning:
             forced = proposal.rule in self.options.force
             with self._stage("measure"):
                 trial = self.timer.region(facts, proposal)
-            step = Step(proposal, trial.comparison, forced=forced)
+            step = step_of(facts, proposal, trial.comparison, forced=forced)
             if not (step.pays or (proposal.enabling and trial.comparison and not _slower(trial.comparison))):
                 self._reject(proposal, "measure", trial.problem or _no_gain(trial.comparison), trial.comparison)
                 continue
@@ -237,7 +241,8 @@ class _Tuning:
                 self._reject(proposal, "verify", problem, trial.comparison)
                 continue
             good.append(replace(step, error=error))
-        weights = [s.saved + (1.0 if s.forced else 1e-9 if s.proposal.enabling else 0.0) for s in good]
+        bonus = [1.0 if s.forced else 1e-9 if s.proposal.enabling else 0.0 for s in good]
+        weights = [max(s.saved, 0.0) + b for s, b in zip(good, bonus, strict=True)]  # no gain may read as a small loss
         chosen = select([s.proposal for s in good], weights)
         for i in set(range(len(good))) - set(chosen):
             self._reject(
@@ -321,7 +326,9 @@ class _Tuning:
     ) -> tuple[Model, Report]:
         kept = [Kept(describe(s.proposal), s.comparison, s.error, _reason(s)) for s in steps]
         changed = bool(wholes or kept)
-        outcomes = (*wholes, *kept, *self.outcomes)
+        took_place = [k.rewrite for k in (*wholes, *kept)]
+        others = [o for o in self.outcomes if not (isinstance(o, Rejected) and o.rewrite in took_place)]
+        outcomes = (*wholes, *kept, *others)
         verdict = self.verifier.verify(result) if wholes and not steps else self.verdict
         report = Report(
             model=self.original.name,
@@ -394,10 +401,13 @@ def _local(facts: Facts, proposal: Proposal, seed: int) -> tuple[float | None, s
     """The float64 check: (error, "") when it holds or cannot be made, else (error, what broke)."""
     if proposal.safety != "exact":
         return None, ""
-    before = extract(facts, proposal.removes)
+    before = extract(facts, proposal.removes, proposal.reads)
     if before is None:
         return None, ""
-    verdict = check_region(before, apply(before, [proposal]), seed)
+    try:
+        verdict = check_region(before, apply(before, [proposal]), seed)
+    except ApplyError as error:
+        return None, str(error)
     return (verdict.error if verdict.ok else None), ("" if verdict.ok is not False else verdict.reason)
 
 

@@ -26,7 +26,7 @@ def command(
     from onnxtune.api import optimize
     from onnxtune.cli.options import pairs
     from onnxtune.cli.progress import progress
-    from onnxtune.demo import accuracy, model_path, held_out_images
+    from onnxtune.demo import accuracy, held_out_images, model_path
     from onnxtune.model import write_text
     from onnxtune.render.terminal import show
     from onnxtune.sizes import parse_shapes

@@ -1,0 +1,23 @@
+"""What all tests share: a measurement cache of their own, and the models beside the checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's measurements."""
+    monkeypatch.setenv("ONNXTUNE_CACHE_DIR", str(tmp_path / "onnxtune-cache"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real models and data: $ONNXTUNE_SHARED, else ../shared beside the repository."""
+    folder = Path(os.environ.get("ONNXTUNE_SHARED") or Path(__file__).parents[2] / "shared")
+    if not (folder / "models").is_dir():
+        pytest.skip(f"no models in {folder}; set ONNXTUNE_SHARED to the folder that has them")
+    return folder
