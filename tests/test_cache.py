@@ -27,7 +27,7 @@ SIZES = {"x": (1, 3, 9, 9)}
 
 
 def comparison(shift: float = 0.0) -> Comparison:
-    samples = np.random.default_rng(0).uniform(1, 2, (3, 30)) + shift
+    samples = np.random.default_rng(0).uniform(1, 1.02, (3, 30)) + shift
     return compare(*samples, seed=PLAN.seed, confidence=PLAN.confidence)
 
 
@@ -43,6 +43,16 @@ def key(before: onnx.ModelProto, after: onnx.ModelProto | None = None, **changes
     plan = changes.pop("plan", PLAN)
     sizes = changes.pop("sizes", {before.graph.input[0].name: (1, 3, 9, 9)})
     return measurement_key(Model(before), Model(after or conv(7)), sizes, target, plan)  # type: ignore[arg-type]
+
+
+def test_a_blurred_answer_is_asked_again(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).uniform(1, 2, (3, 30))
+    blurred = compare(*samples, seed=PLAN.seed, confidence=PLAN.confidence)
+    assert blurred.verdict == "no measurable change"
+    first = Cache(tmp_path / "m.sqlite")
+    first.put("k", blurred)
+    assert first.get("k", PLAN) is blurred
+    assert Cache(tmp_path / "m.sqlite").get("k", PLAN) is None
 
 
 # --- the key ---------------------------------------------------------------------------------------------
