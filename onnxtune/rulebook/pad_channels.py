@@ -38,6 +38,7 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
     target = Target.of(settings["provider"])
     doubtful, hopeful = (Costs(channels, target, slowness) for slowness in SLOWNESS)
     costs = hopeful
+    others: tuple[Mapping[int, int], ...] = ()
     runs = [r for r in channels.runs if r.size >= settings["min_channels"] and costs.terms[r.index]]
     free = [r for r in runs if not r.reason]
     overhead = settings["max_overhead"]
@@ -46,7 +47,7 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
         chosen = descend(hopeful, options, overhead)
         others = (descend(doubtful, options, overhead), _fixed(costs, list(chosen), overhead, max(target.block, 8)))
     else:
-        chosen, others = _fixed(costs, [r.index for r in free], overhead, *_step(settings["policy"])), ()
+        chosen = _fixed(costs, [r.index for r in free], overhead, *_step(settings["policy"]))
     tried: list[Mapping[int, int]] = []
     for sizes in _candidates(costs, chosen, others):
         if sizes not in tried and len(tried) < MOST:
