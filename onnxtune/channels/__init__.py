@@ -1,0 +1,12 @@
+"""Channel layouts: which channels of which tensors belong together, and rewriting a graph when their number changes.
+
+axis.py        the channel axis of a tensor as a list of channel identities; scatter and gather of weights
+ranges.py      what values a pad channel can take
+operators.py   what an operator does to layouts: the interface and the tools it is given
+contracting.py pointwise.py spatial.py rearranging.py    the operators, family by family
+table.py       operator name -> what it does
+flow.py        the analysis of a whole graph: classes of channels that are resized together
+resized.py     the replacement for a graph region under new channel counts
+cost.py        what the nodes around a run cost for given channel counts
+search.py      the counts with the least cost
+"""

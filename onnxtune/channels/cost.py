@@ -1,0 +1,174 @@
+"""What convolutions cost for given channel counts, in units of one multiply-accumulate at full speed.
+
+ONNX Runtime on x86 CPUs computes a float32 Conv in blocks of B channels (16 with AVX-512, 8 with AVX),
+padding both channel axes to multiples of B by itself, but only if
+
+    group 1:    C_in < B or C_in is a multiple of 4
+    depthwise:  C is a multiple of 4
+
+Otherwise it unfolds the input and calls a matrix product: no rounding up of channels, but slower per
+multiplication (SLOWNESS), and very much slower for depthwise convolutions (DEPTHWISE). On CUDA, tensor
+cores want multiples of 8 channels (float16) or 4 (TF32).
+
+The model only decides what is worth measuring. The constants were measured on one core with AVX-512.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxtune.channels.contracting import is_depthwise
+from onnxtune.channels.flow import Channels
+from onnxtune.costs import macs
+from onnxtune.facts import Node
+from onnxtune.runtime import cpu_features
+
+SLOWNESS = ((1.28, 1.1), (1.67, 1.33))
+"""Cost of one multiply-accumulate without blocks, kernels larger than 1 and 1x1: the ends of what was measured."""
+DEPTHWISE, DEPTHWISE_BLOCKED = 14.0, 2.0
+UNALIGNED = 1.25
+"""On CUDA, for channels that the tensor cores' tiles do not fit."""
+TRAFFIC = 8.0
+"""Cost of one more element in a tensor between the convolutions: written and read once."""
+
+Sizes = Mapping[int, int]
+"""Run -> number of channels, for runs that differ from now."""
+
+
+@dataclass(frozen=True)
+class Width:
+    """Length of axis 1 of a tensor: `size` now, plus `grows` for each pad channel of a run."""
+
+    size: int
+    grows: tuple[tuple[int, int], ...]
+
+    def under(self, extra: Mapping[int, int]) -> int:
+        return self.size + sum(grow * extra.get(run, 0) for run, grow in self.grows)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A convolution or matrix product. `unit`: multiply-accumulates for one pair of channels."""
+
+    node: Node
+    into: Width
+    out: Width
+    unit: float
+    blocked: bool
+
+    @property
+    def depthwise(self) -> bool:
+        return self.node.is_op("Conv", "ConvTranspose") and is_depthwise(self.node)
+
+    def macs(self, extra: Mapping[int, int]) -> float:
+        into = 1 if self.depthwise else self.into.under(extra)
+        return self.unit * into * self.out.under(extra)
+
+
+@dataclass(frozen=True)
+class Target:
+    """`provider`: "cpu" or "cuda". `block`: channels per block on the CPU, 0 without blocked kernels."""
+
+    provider: str
+    block: int
+
+    @staticmethod
+    def of(provider: str) -> Target:
+        if provider != "cpu":
+            return Target("cuda", 0)
+        features = cpu_features()
+        if not features:
+            return Target("cpu", 8)  # the system does not tell; measuring decides
+        return Target("cpu", 16 if "avx512f" in features else 8 if "avx" in features else 0)
+
+    def multiple(self, half: bool) -> int:
+        """Number of channels whose multiples the fast kernels want."""
+        return (8 if half else 4) if self.provider == "cuda" else 4
+
+
+class Costs:
+    """Cost of the terms that depend on a run, and how it changes."""
+
+    def __init__(self, channels: Channels, target: Target, slowness: tuple[float, float] = SLOWNESS[0]) -> None:
+        self.channels, self.target, self.slowness = channels, target, slowness
+        self.terms: dict[int, list[Term]] = {run.index: [] for run in channels.runs}
+        self.traffic = np.zeros(len(channels.runs))
+        facts = channels.facts
+        self.half = any(facts.dtype(i) == np.float16 for i in facts.inputs)
+        for node in facts.nodes:
+            term = self._term(node)
+            for run in {r for w in (term.into, term.out) for r, _ in w.grows} if term else ():
+                self.terms[run].append(term)  # type: ignore[arg-type]
+        for tensor, ends in channels.ends.items():
+            size, axis = facts.size(tensor), channels.axes[tensor].size
+            for run, grow in ends if size else ():
+                self.traffic[run] += TRAFFIC * grow * math.prod(size or ()) / axis
+
+    def _term(self, node: Node) -> Term | None:
+        amount = macs(self.channels.facts, node)
+        if not amount or node.outputs[0] not in self.channels.axes:
+            return None
+        facts, into, out = self.channels.facts, self._width(node.input(0)), self._width(node.outputs[0])
+        if into is None or out is None:
+            return None
+        grouped = node.is_op("Conv", "ConvTranspose") and is_depthwise(node)
+        unit = amount / (out.size * (1 if grouped else into.size))
+        blocked = node.is_op("Conv") and facts.dtype(node.input(0)) == np.float32
+        return Term(node, into, out, unit, blocked and len(facts.shape(node.input(0)) or ()) == 4)
+
+    def _width(self, tensor: str) -> Width | None:
+        axis = self.channels.axes.get(tensor)
+        if axis is not None:
+            return Width(axis.size, self.channels.ends[tensor])
+        size = self.channels.facts.size(tensor)
+        return Width(size[1], ()) if size and len(size) > 1 else None
+
+    def cost(self, term: Term, extra: Mapping[int, int]) -> float:
+        into, out = term.into.under(extra), term.out.under(extra)
+        if self.target.provider == "cuda":
+            step = self.target.multiple(self.half)
+            fits = out % step == 0 and (term.depthwise or into % step == 0)
+            return term.macs(extra) if fits else UNALIGNED * term.unit * out * (1 if term.depthwise else into)
+        block = self.target.block
+        blocked = term.blocked and block > 0
+        if term.depthwise:
+            if blocked and out % 4 == 0:
+                return DEPTHWISE_BLOCKED * term.unit * rounded(out, block)
+            return DEPTHWISE * term.unit * out
+        if blocked and (into < block or into % 4 == 0):
+            return term.unit * (into if into < block else rounded(into, block)) * rounded(out, block)
+        slow = term.blocked and max(term.node.attribute("kernel_shape", [3])) > 1
+        return self.slowness[0 if slow else 1] * term.unit * into * out
+
+    def extra(self, sizes: Sizes) -> dict[int, int]:
+        return {run: size - self.channels.runs[run].size for run, size in sizes.items()}
+
+    def gain(self, sizes: Sizes) -> float:
+        """How much cheaper the whole graph becomes."""
+        extra = self.extra(sizes)
+        return self.total(extra, {}) - self.total(extra, extra)
+
+    def total(self, runs: Mapping[int, int], extra: Mapping[int, int]) -> float:
+        """Cost of everything that depends on these runs."""
+        terms = {t.node.key: t for run in runs for t in self.terms[run]}
+        return sum(self.cost(t, extra) for t in terms.values()) + sum(
+            float(self.traffic[run]) * extra.get(run, 0) for run in runs
+        )
+
+    def extra_macs(self, sizes: Sizes) -> int:
+        extra = self.extra(sizes)
+        terms = {t.node.key: t for run in extra for t in self.terms[run]}
+        return round(sum(t.macs(extra) - t.macs({}) for t in terms.values()))
+
+    def allowed(self, run: int, extra: Mapping[int, int], overhead: float) -> bool:
+        """Does no convolution at this run do more than `overhead` times its own arithmetic more?"""
+        return all(t.macs(extra) <= (1 + overhead) * t.macs({}) for t in self.terms[run])
+
+
+def rounded(number: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-number // step) * step

@@ -1,0 +1,209 @@
+"""The channels of a whole graph: which ones always stand next to each other, and which may be resized.
+
+1. Trace every node in order: producers make new channel identities, others pass them on, unite them
+   (Add) or are barriers that pin them. Graph inputs and outputs are pinned.
+2. Identities that were united become one (connected components).
+3. Follow the values of pad channels; where they may not be finite, pin.
+4. Cut the identities into runs: maximal sequences that stand together in every tensor. A run is resized
+   by pad channels behind its last identity, or by leaving identities out.
+
+Everything is linear in the number of channels of all tensors, and done in numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxtune.channels.axis import Axis, Integers
+from onnxtune.channels.operators import Pads, Trace
+from onnxtune.channels.table import operator
+from onnxtune.facts import Facts, Node
+
+UNSEEN, END = -2, -1
+
+
+@dataclass(frozen=True)
+class Run:
+    """Channels that are resized together. `tensor`: the first that holds them; `last`: identity of the
+    last channel; `reason`: why the run must stay as it is, "" when it may be resized."""
+
+    index: int
+    tensor: str
+    size: int
+    last: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """Result of the analysis. `axes`: tensors whose channels are known; `count`: how many identities."""
+
+    facts: Facts
+    axes: Mapping[str, Axis]
+    runs: Sequence[Run]
+    count: int
+
+    @cached_property
+    def ends(self) -> Mapping[str, tuple[tuple[int, int], ...]]:
+        """For each tensor the runs in it: (run, how much axis 1 grows for each pad channel)."""
+        run_ending_at = np.full(self.count, -1, np.int64)
+        for run in self.runs:
+            run_ending_at[run.last] = run.index
+        known: dict[int, tuple[tuple[int, int], ...]] = {}
+        for axis in self.axes.values():
+            if id(axis) not in known:
+                runs = run_ending_at[axis.ids]
+                here, place = np.unique(runs, return_inverse=True)
+                grows = np.bincount(place.ravel(), axis.blocks).astype(int)
+                known[id(axis)] = tuple((int(r), int(g)) for r, g in zip(here, grows, strict=True) if r >= 0)
+        return {tensor: known[id(axis)] for tensor, axis in self.axes.items()}
+
+    @cached_property
+    def touching(self) -> Mapping[int, tuple[Node, ...]]:
+        """For each run the nodes that read or make a tensor that holds it, in order."""
+        found: dict[int, dict[str, Node]] = {run.index: {} for run in self.runs}
+        for node in self.facts.nodes:
+            for tensor in (*node.inputs, *node.outputs):
+                for run, _ in self.ends.get(tensor, ()):
+                    found[run][node.key] = node
+        return {run: tuple(nodes.values()) for run, nodes in found.items()}
+
+    def padded(self, sizes: Mapping[int, int]) -> Integers:
+        """Counts (see axis.py) that bring the runs with these indices to these sizes. Larger than now only."""
+        counts = np.ones(self.count, np.int64)
+        for run, size in sizes.items():
+            counts[self.runs[run].last] += size - self.runs[run].size
+        return counts
+
+
+def analyse(facts: Facts) -> Channels:
+    trace = Trace(facts)
+    for name in facts.inputs:
+        _pin_unknown(trace, name, f"'{name}' is a graph input")
+    for node in facts.nodes:
+        _trace(node, trace)
+    for name in facts.outputs:
+        if name in trace.axes:
+            trace.pin(trace.axes[name], f"'{name}' is a graph output")
+    identity, count = _united(trace)
+    merged: dict[int, Axis] = {}
+    for axis in trace.axes.values():
+        if id(axis) not in merged:
+            merged[id(axis)] = Axis(identity[axis.ids], axis.blocks)
+    axes = {tensor: merged[id(axis)] for tensor, axis in trace.axes.items()}
+    reasons: list[str] = [""]
+    pinned = np.zeros(count, np.int64)  # index into reasons; 0: free
+    for ids, reason in trace.pinned:
+        _pin(pinned, identity[ids], reason, reasons)
+    _check_pads(facts, axes, pinned, reasons)
+    return Channels(facts, axes, _runs(axes, count, pinned, reasons), count)
+
+
+def _trace(node: Node, trace: Trace) -> None:
+    if node.is_op("Constant"):
+        return
+    known = operator(node)
+    reason = known.trace(node, trace) if known else f"{node.op_type} may mix channels"
+    for name in node.captured:
+        if name in trace.axes:
+            trace.pin(trace.axes[name], f"a subgraph of {node.op_type} reads '{name}'")
+    if reason is None:
+        return
+    reason = reason if node.op_type in reason else f"{node.op_type}: {reason}"
+    for name in node.inputs:
+        if name in trace.axes:
+            trace.pin(trace.axes[name], reason)
+    for name in node.outputs:
+        _pin_unknown(trace, name, reason)
+
+
+def _pin_unknown(trace: Trace, tensor: str, reason: str) -> None:
+    """Channels of a tensor about which nothing is known but their number."""
+    size = trace.facts.channels(tensor)
+    if size:
+        trace.axes[tensor] = trace.fresh(size)
+        trace.pin(trace.axes[tensor], reason)
+
+
+def _united(trace: Trace) -> tuple[Integers, int]:
+    """For each traced identity its final one, and the number of those."""
+    return _components(trace.count, trace.equal)
+
+
+def _components(count: int, edges: Sequence[tuple[Integers, Integers]]) -> tuple[Integers, int]:
+    if not edges or not count:
+        return np.arange(count), count
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first = np.concatenate([a for a, _ in edges])
+    second = np.concatenate([b for _, b in edges])
+    graph = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(count, count))
+    number, label = connected_components(graph, directed=False)
+    return np.asarray(label, np.int64), int(number)
+
+
+def _pin(pinned: Integers, ids: Integers, reason: str, reasons: list[str]) -> None:
+    """The first reason stays."""
+    reasons.append(reason)
+    pinned[ids] = np.where(pinned[ids] == 0, len(reasons) - 1, pinned[ids])
+
+
+def _check_pads(facts: Facts, axes: Mapping[str, Axis], pinned: Integers, reasons: list[str]) -> None:
+    """Pin what would make a pad channel infinite; again until nothing changes (pinned ones have no pads)."""
+    while True:
+        pads, before = Pads(facts), np.count_nonzero(pinned)
+        for node in facts.nodes:
+            open_outputs = [o for o in node.outputs if o in axes and not pinned[axes[o].ids].all()]
+            known = operator(node)
+            if not open_outputs or known is None:
+                continue
+            result = known.pads(node, pads)
+            for name in open_outputs:
+                if isinstance(result, str):
+                    _pin(pinned, axes[name].ids, result, reasons)
+                else:
+                    pads.ranges[name] = result
+        if np.count_nonzero(pinned) == before:
+            return
+
+
+def _runs(axes: Mapping[str, Axis], count: int, pinned: Integers, reasons: list[str]) -> list[Run]:
+    unique = {id(axis): axis for axis in axes.values()}.values()
+    after, cut_after = _neighbours([a.ids for a in unique], count)
+    _, cut_before = _neighbours([a.ids[::-1] for a in unique], count)
+    chained = (after >= 0) & ~cut_after
+    chained[chained] = ~cut_before[after[chained]]
+    here = np.flatnonzero(chained)
+    label, number = _components(count, [(here, after[here])])
+    sizes = np.bincount(label, minlength=number)
+    last = np.full(number, -1, np.int64)
+    last[label[~chained]] = np.flatnonzero(~chained)
+    why = np.zeros(number, np.int64)
+    held = np.flatnonzero(pinned)
+    why[label[held]] = pinned[held]
+    runs: list[Run] = []
+    seen = np.zeros(number, bool)
+    for tensor, axis in axes.items():
+        for found in dict.fromkeys(label[axis.ids].tolist()):
+            if not seen[found]:
+                seen[found] = True
+                runs.append(Run(len(runs), tensor, int(sizes[found]), int(last[found]), reasons[why[found]]))
+    return runs
+
+
+def _neighbours(rows: Sequence[Integers], count: int) -> tuple[Integers, NDArray[np.bool_]]:
+    """(the identity that follows each one, END at the end of a row; whether it differs between places)."""
+    after = np.full(count, UNSEEN, np.int64)
+    differs = np.zeros(count, bool)
+    for ids in rows:
+        following = np.append(ids[1:], END)
+        differs[ids[(after[ids] != UNSEEN) & (after[ids] != following)]] = True
+        after[ids] = following
+        differs[ids[after[ids] != following]] = True  # the identity stands in this row twice
+    return after, differs

@@ -1,0 +1,83 @@
+"""Which channel counts to try: coordinate descent over the runs, since a convolution's cost couples two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxtune.channels.cost import Costs, rounded
+from onnxtune.channels.flow import Run
+
+Options = Mapping[int, Sequence[int]]
+"""Run -> sizes it may take, its present size among them, ascending."""
+
+
+def aligned_options(costs: Costs, runs: Sequence[Run]) -> dict[int, list[int]]:
+    """For each run the sizes that align it, or align a Concat that it is part of."""
+    step = costs.target.multiple(costs.half)
+    steps = {step, costs.target.block or step}
+    options = {}
+    for run in runs:
+        sizes = {run.size, *(rounded(run.size, s) for s in steps)}
+        for term in costs.terms[run.index]:
+            for width in (term.into, term.out):
+                if dict(width.grows).get(run.index) == 1:
+                    sizes.update(run.size + rounded(width.size, s) - width.size for s in steps)
+        options[run.index] = sorted(sizes)
+    return options
+
+
+def descend(costs: Costs, options: Options, overhead: float) -> dict[int, int]:
+    """Sizes (of the runs that change) with the least cost that single changes can reach.
+
+    From two starts: everything as it is, and everything at its first larger size.
+    """
+    starts: list[dict[int, int]] = [{}, {}]
+    for run, sizes in options.items():
+        larger = next((s for s in sizes if s > costs.channels.runs[run].size), None)
+        if larger is not None and costs.allowed(run, costs.extra({**starts[1], run: larger}), overhead):
+            starts[1][run] = larger
+    ends = [_descend(costs, options, overhead, start) for start in starts]
+    return max(ends, key=costs.gain)
+
+
+def _descend(costs: Costs, options: Options, overhead: float, start: Mapping[int, int]) -> dict[int, int]:
+    extra = costs.extra(start)
+    waiting = dict.fromkeys(options)
+    budget = 20 * len(options)  # each change lowers the cost, so it ends; this bounds the time
+    while waiting and budget:
+        budget -= 1
+        run = next(iter(waiting))
+        del waiting[run]
+        now, size = extra.get(run, 0), costs.channels.runs[run].size
+        best, least = now, costs.total({run: 0}, extra)
+        for candidate in options[run]:
+            extra[run] = candidate - size
+            if extra[run] != now and costs.allowed(run, extra, overhead):
+                cost = costs.total({run: 0}, extra)
+                if cost < least * (1 - 1e-9):
+                    best, least = candidate - size, cost
+        extra[run] = best
+        if best != now:
+            around = (r for t in costs.terms[run] for w in (t.into, t.out) for r, _ in w.grows)
+            waiting.update((r, None) for r in around if r in options and r != run)
+    return {run: costs.channels.runs[run].size + more for run, more in extra.items() if more}
+
+
+def groups(costs: Costs, sizes: Mapping[int, int]) -> list[dict[int, int]]:
+    """The changed runs in sets whose regions do not overlap."""
+    leader = {run: run for run in sizes}
+
+    def find(run: int) -> int:
+        while leader[run] != run:
+            leader[run] = leader[leader[run]]
+            run = leader[run]
+        return run
+
+    owner: dict[str, int] = {}
+    for run in sizes:
+        for node in costs.channels.touching[run]:
+            leader[find(run)] = find(owner.setdefault(node.key, run))
+    found: dict[int, dict[int, int]] = {}
+    for run, size in sizes.items():
+        found.setdefault(find(run), {})[run] = size
+    return list(found.values())
