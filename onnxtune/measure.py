@@ -19,12 +19,15 @@ CLOCK_TICK = 1e-7
 LONG_CALL = 5e-3
 """Seconds from which a call refills the caches by itself."""
 
+BLURRED, PATIENCE = 5, 4
+"""An interval wider than 5 times the wanted precision is worth 4 times the planned duration."""
+
 
 @dataclass(frozen=True)
 class Plan:
     """How long to measure. A comparison ends when its interval is narrower than `precision`
     (relative), or lies clearly on one side of 1, but not before `rounds` rounds; and at the latest
-    after `duration` seconds (at least `rounds` rounds are always taken)."""
+    after `duration` seconds, longer where other work on the machine has blurred the samples."""
 
     warmup: float = 0.05
     rounds: int = 24
@@ -83,7 +86,8 @@ def measure(before: Call, after: Call, again: Call, plan: Plan) -> Comparison:
         taken.append(block)
         samples = np.concatenate(taken)
         result = compare(*samples.T, seed=plan.seed, confidence=plan.confidence)
-        narrow = result.high - result.low < plan.precision * result.speedup
+        width = (result.high - result.low) / result.speedup
         clear = result.low > 1 + 2 * plan.precision or result.high < 1 - plan.precision
-        if narrow or clear or time.perf_counter() - started > plan.duration:
+        limit = plan.duration * (PATIENCE if width > BLURRED * plan.precision else 1)
+        if width < plan.precision or clear or time.perf_counter() - started > limit:
             return result

@@ -39,6 +39,8 @@ from onnxtune.trial import CONFIRM_PLANS, MODEL_PLAN, Timer, Trial
 from onnxtune.verify import Verdict, Verifier
 
 ROUND_LIMIT = 8
+ENABLING = "lets other rules fire"
+NOT_NEEDED = "no other rule needs it"
 NotifyFunction = Callable[[str, int, int], None]
 """Progress: stage in words, how many of how many are done (total 0: unknown)."""
 
@@ -117,9 +119,11 @@ class _Tuning:
         binding = bind_sizes(original, options.sizes)
         self.sizes = binding.sizes
         self.notes = list(binding.assumed)
+        self.rule_settings = self._rule_settings()
         self.timer = Timer(target, cache, options.seed, time.monotonic() + options.time_budget)
         self.seconds: Counter[str] = Counter()
         self.outcomes: list[Outcome] = []
+        self.wholes: list[tuple[Kept, Model]] = []  # whole-model rewrites, each with the model before it
         self.refused: set[tuple[str, str, str]] = set()
         self.verdict = Verdict(True, 0.0, 0)
         with self._stage("load"):
@@ -130,10 +134,18 @@ class _Tuning:
             )
         self.notes += [f"verification input left out, the original fails on it: {s}" for s in self.verifier.skipped]
 
+    def _rule_settings(self) -> dict[str, dict[str, Any]]:
+        """The user's settings; a rule that has a setting `provider` learns there what it is tuned for."""
+        found = {name: dict(values) for name, values in self.options.settings.items()}
+        for rule in self.rules:
+            if "provider" in rule.card.settings:
+                found.setdefault(rule.name, {}).setdefault("provider", self.target.label.lower())
+        return found
+
     # --- the loop ----------------------------------------------------------------------------
 
     def run(self) -> tuple[Model, Report]:
-        base, wholes = self._prepare()
+        base = self._prepare()
         steps = self._rounds(base, [], [r for r in self.rules if r.card.enabling])
         steps = self._rounds(base, steps, self.rules)
         idle = prune_enabling(steps)
@@ -142,20 +154,24 @@ class _Tuning:
                 self._reject(steps[i].proposal, "measure", _no_gain(steps[i].comparison), steps[i].comparison)
             steps = [s for i, s in enumerate(steps) if i not in idle]
             steps = self._verified(base, steps)
-        return self._confirm(base, wholes, steps)
+        base = self._without_idle_wholes(base, steps)
+        return self._confirm(base, steps)
 
-    def _prepare(self) -> tuple[Model, list[Kept]]:
-        """Whole-model rewrites first: they decide what the other rules get to see."""
-        base, kept = self.original, list[Kept]()
+    def _prepare(self) -> Model:
+        """Whole-model rewrites first: they decide what the other rules get to see.
+
+        One that is enabling and not slower stays for the time being; see `_without_idle_wholes`.
+        """
+        base = self.original
         for rule in [r for r in self.rules if r.kind == "model"]:
             self.notify(f"trying {rule.name}", 0, 0)
             with self._stage("propose"):
                 proposal, after = self._transformed(base, rule)
             if proposal is None or after is None or structure(after.proto) == structure(base.proto):
                 continue
-            opens = rule.card.enabling and self._opens(base, after)
-            if not (opens or rule.card.pays_alone or rule.name in self.options.force):
-                self._reject(proposal, "measure", "no other rule needs it")
+            forced = rule.name in self.options.force
+            if not (rule.card.pays_alone or forced or self._opens(base, after)):
+                self._reject(proposal, "measure", NOT_NEEDED)
                 continue
             with self._stage("verify"):
                 verdict = self.verifier.verify(after)
@@ -167,20 +183,36 @@ class _Tuning:
             comparison = trial.comparison
             if comparison and comparison.verdict == "faster":
                 reason = "faster"
-            elif opens and not _slower(comparison):
-                reason = "lets other rules fire"
-            elif rule.name in self.options.force:
+            elif forced:
                 reason = "forced"
+            elif rule.card.enabling and not _slower(comparison):
+                reason = ENABLING
             else:
                 self._reject(proposal, "measure", trial.problem or _no_gain(comparison), comparison)
                 continue
-            kept.append(Kept(describe(proposal), comparison, None, reason))
+            self.wholes.append((Kept(describe(proposal), comparison, None, reason), base))
             base = after
-        return base, kept
+        return base
+
+    def _without_idle_wholes(self, base: Model, steps: Sequence[Step]) -> Model:
+        """Drop whole-model rewrites that save no time, the last one first, where the steps do as well without."""
+        while self.wholes and self.wholes[-1][0].reason == ENABLING:
+            kept, before = self.wholes[-1]
+            if steps:
+                with self._stage("verify"):
+                    verdict = self._try(before, steps)
+                if not verdict.ok:
+                    break
+                self.verdict = verdict
+            self.wholes.pop()
+            reason = _no_gain(kept.comparison) if kept.comparison else NOT_NEEDED
+            self.outcomes.append(Rejected(kept.rewrite, "measure", reason, kept.comparison))
+            base = before
+        return base
 
     def _transformed(self, base: Model, rule: Rule) -> tuple[ModelProposal | None, Model | None]:
         try:
-            changed = rule.entry(base.proto, rule.settings(self.options.settings.get(rule.name)))
+            changed = rule.entry(base.proto, rule.settings(self.rule_settings.get(rule.name)))
         except Exception as error:  # simplifiers and plug-ins may raise anything; the rest goes on
             reason = f"it failed ({type(error).__name__}: {one_line(error)}); report it to {rule.card.source}"
             self.outcomes.append(Decline(rule.name, "", reason))
@@ -203,7 +235,7 @@ class _Tuning:
         found = []
         for model in (base, after):
             rules = [r for r in self.rules if not r.card.enabling]
-            said = propose(Facts(model, self.sizes), rules, self.options.settings)
+            said = propose(Facts(model, self.sizes), rules, self.rule_settings)
             found.append(Counter(p.rule for p in said if isinstance(p, Proposal)))
         return bool(found[1] - found[0])
 
@@ -212,7 +244,7 @@ class _Tuning:
             current = apply(base, [s.proposal for s in steps])
             with self._stage("propose"):
                 facts = Facts(current, self.sizes)
-                said = propose(facts, rules, self.options.settings)
+                said = propose(facts, rules, self.rule_settings)
             for item in said:
                 if isinstance(item, Decline) and item not in self.outcomes:
                     self.outcomes.append(item)
@@ -281,8 +313,9 @@ class _Tuning:
         except ApplyError as error:
             return Verdict(False, float("inf"), 0, str(error))
 
-    def _confirm(self, base: Model, wholes: list[Kept], steps: list[Step]) -> tuple[Model, Report]:
+    def _confirm(self, base: Model, steps: list[Step]) -> tuple[Model, Report]:
         """Whole model against the original; not faster: keep only the better half, and again."""
+        wholes = [kept for kept, _ in self.wholes]
         forced = any(s.forced for s in steps) or any(k.reason == "forced" for k in wholes)
         kept = steps
         comparison: Comparison | None = None
@@ -430,7 +463,7 @@ def _no_gain(comparison: Comparison | None) -> str:
 def _reason(step: Step) -> str:
     if step.forced:
         return "forced"
-    return "faster" if step.pays else "lets other rules fire"
+    return "faster" if step.pays else ENABLING
 
 
 def _node_change(before: onnx.ModelProto, after: onnx.ModelProto) -> str:
