@@ -61,7 +61,7 @@ class Net:
             self.add("BatchNormalization", x, self.random(c), self.random(c), self.random(c), self.random(c, low=0.5))
         )
 
-    def gemm(self, x: str, into: int, out: int, *, transB: int = 1) -> str:  # noqa: N803
+    def gemm(self, x: str, into: int, out: int, *, transB: int = 1) -> str:
         shape = (out, into) if transB else (into, out)
         scale = 1.5 / np.sqrt(into)
         return str(self.add("Gemm", x, self.random(*shape, low=-scale, high=scale), self.random(out), transB=transB))
