@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -31,10 +32,8 @@ def rules_folder() -> Path:
 
 def cards(folders: Sequence[Path] = (), *, plugins: bool = True) -> list[Card]:
     """What all rules say of themselves, without importing any rule's code (plug-ins excepted)."""
-    found = {card.name: card for card, _ in _own_files()}
-    found.update((card.name, card) for card, _ in _user_files(folders))
-    if plugins:
-        found.update((rule.name, rule.card) for rule in _plugins())
+    found = {rule.name: rule.card for rule in _plugins()} if plugins else {}
+    found.update((card.name, card) for card, _ in [*_own_files(), *_user_files(folders)])
     return sorted(found.values(), key=lambda c: (c.order, c.name))
 
 
@@ -52,8 +51,7 @@ def catalog(folders: Sequence[Path] = (), *, plugins: bool = True) -> list[Rule]
         if beside.exists():
             found[card.name] = make_rule(card, _import_file(beside), str(beside))
         elif card.name in found:
-            own = found[card.name]
-            found[card.name] = Rule(card, own.kind, own.entry, own.variants, own.algebra)
+            found[card.name] = found[card.name].with_card(card, str(path))
         else:
             raise RuleError(f"{path}: no {beside.name} beside it, and onnxtune has no rule of that name")
     return sorted(found.values(), key=lambda r: (r.card.order, r.name))
@@ -89,6 +87,7 @@ def _import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise RuleError(f"{path}: cannot be imported")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # a user's file may raise anything

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -78,10 +78,16 @@ class Rule:
             if key not in merged:
                 known = ", ".join(sorted(merged)) or "none"
                 raise RuleError(f"rule {self.name}: unknown setting '{key}' (known: {known})")
-            if type(value) is not type(merged[key]) and not (isinstance(merged[key], float) and isinstance(value, int)):
+            whole = type(value) is int and isinstance(merged[key], float)
+            if type(value) is not type(merged[key]) and not whole:
                 raise RuleError(f"rule {self.name}: setting '{key}' must be a {type(merged[key]).__name__}")
             merged[key] = value
         return MappingProxyType(merged)
+
+    def with_card(self, card: Card, path: str) -> Rule:
+        """The same arithmetic under another card (a user's TOML without a Python file)."""
+        _join(card, self.kind, path)
+        return replace(self, card=card)
 
 
 _TEXT = {"name", "code", "summary", "why"}
@@ -95,13 +101,7 @@ _OTHER: Mapping[str, type] = {
     "min_opset": int,
 }
 _TABLES = {"pattern", "settings", "help"}
-_PATTERN: Mapping[str, type] = {
-    "graph": str,
-    "constants": list,
-    "optional": list,
-    "optional_nodes": list,
-    "any_of": dict,
-}
+_NAMES = ("constants", "optional", "optional_nodes")
 
 
 def read_card(path: Path, source: str = "onnxtune") -> Card:
@@ -130,12 +130,12 @@ def _card(table: Mapping[str, Any], path: Path, source: str) -> Card:
     if table.get("safety", "exact") not in get_args(Safety):
         raise RuleError(f"{path}: safety must be one of {', '.join(get_args(Safety))}")
     for key, kind in _LISTS.items():
-        _expect(table, key, list, path)
-        if not all(isinstance(v, kind) for v in table.get(key, [])):
-            raise RuleError(f"{path}: key '{key}' must be a list of {kind.__name__}")
+        _expect_list(table, key, kind, path)
     for key in _TABLES:
         _expect(table, key, dict, path)
     _refuse_unknown(table.get("help", {}), set(table.get("settings", {})), path, "help.")
+    for key in table.get("help", {}):
+        _expect(table["help"], key, str, path, "help.")
     lists: dict[str, Any] = {k: tuple(table[k]) for k in _LISTS if k in table}
     tables: dict[str, Any] = {k: MappingProxyType(table[k]) for k in ("settings", "help") if k in table}
     plain: dict[str, Any] = {k: table[k] for k in (*_TEXT, *_OTHER) if k in table}
@@ -145,11 +145,15 @@ def _card(table: Mapping[str, Any], path: Path, source: str) -> Card:
 def _pattern(table: Mapping[str, Any] | None, path: Path) -> Pattern | None:
     if table is None:
         return None
-    _refuse_unknown(table, set(_PATTERN), path, "pattern.")
+    _refuse_unknown(table, {"graph", "any_of", *_NAMES}, path, "pattern.")
     if "graph" not in table:
         raise RuleError(f"{path}: key 'pattern.graph' is missing")
-    for key, kind in _PATTERN.items():
-        _expect(table, key, kind, path, "pattern.")
+    _expect(table, "graph", str, path, "pattern.")
+    for key in _NAMES:
+        _expect_list(table, key, str, path, "pattern.")
+    _expect(table, "any_of", dict, path, "pattern.")
+    for key in table.get("any_of", {}):
+        _expect_list(table["any_of"], key, str, path, "pattern.any_of.")
     return Pattern(
         table["graph"].strip(),
         tuple(table.get("constants", [])),
@@ -166,8 +170,18 @@ def _refuse_unknown(table: Mapping[str, Any], known: set[str], path: Path, prefi
 
 
 def _expect(table: Mapping[str, Any], key: str, kind: type, path: Path, prefix: str = "") -> None:
-    if key in table and (not isinstance(table[key], kind) or (kind is int and isinstance(table[key], bool))):
+    if key in table and not _is(table[key], kind):
         raise RuleError(f"{path}: key '{prefix}{key}' must be a {kind.__name__}")
+
+
+def _expect_list(table: Mapping[str, Any], key: str, kind: type, path: Path, prefix: str = "") -> None:
+    _expect(table, key, list, path, prefix)
+    if not all(_is(v, kind) for v in table.get(key, [])):
+        raise RuleError(f"{path}: key '{prefix}{key}' must be a list of {kind.__name__}")
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
 def make_rule(card: Card, module: Any, path: str) -> Rule:
@@ -176,12 +190,17 @@ def make_rule(card: Card, module: Any, path: str) -> Rule:
     if len(found) != 1:
         raise RuleError(f"{path}: define exactly one of {', '.join(ENTRY)} (found: {', '.join(found) or 'none'})")
     kind = ENTRY[found[0]]
+    _join(card, kind, path)
+    algebra = (module.__doc__ or "").strip()
+    return Rule(card, kind, getattr(module, found[0]), getattr(module, "variants", None), algebra)
+
+
+def _join(card: Card, kind: Kind, path: str) -> None:
+    """Raise RuleError when the card is not one for a rule of this kind."""
     if (card.pattern is not None) != (kind == "pattern"):
         raise RuleError(f"{path}: a rule with 'rewrite' needs a [pattern] in its TOML, others have none")
     if card.pattern is not None:
         try:
             card.pattern.validate()
         except RuleError as error:
-            raise RuleError(f"{card.source} rule {card.name}: {error}") from None
-    algebra = (module.__doc__ or "").strip()
-    return Rule(card, kind, getattr(module, found[0]), getattr(module, "variants", None), algebra)
+            raise RuleError(f"{path}: {error}") from None

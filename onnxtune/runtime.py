@@ -209,6 +209,8 @@ def _parse(word: str, options: Mapping[str, str] | None, threads: int) -> Target
         raise UsageError(f"--providers: unknown provider '{name}' (try auto, cpu, cuda, tensorrt)")
     given = dict(options or {}) if provider != CPU else {}
     if device:
+        if provider == CPU or not device.isdecimal():
+            raise UsageError(f"--providers: '{word.strip()}' names no device (write cuda:0, cuda:1, ...)")
         given["device_id"] = device
     return Target(provider, given, threads)
 
@@ -307,9 +309,10 @@ def gpu_name(device: int) -> str:
     tool = shutil.which("nvidia-smi")
     if tool:
         command = [tool, f"--id={device}", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-        if answer.returncode == 0 and answer.stdout.strip():
-            return answer.stdout.strip().splitlines()[0]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+            if answer.returncode == 0 and answer.stdout.strip():
+                return answer.stdout.strip().splitlines()[0]
     return f"CUDA device {device}"
 
 

@@ -15,6 +15,7 @@ ORDER = (
     "_version",
     "model",
     "shapes",
+    "runtime",
     "facts",
     "costs",
     "patterntext",
@@ -22,12 +23,13 @@ ORDER = (
     "proposal",
     "fragment",
     "pattern",
+    "channels",
+    "heads",
     "foreign",
     "catalog",
     "propose",
     "apply",
     "region",
-    "runtime",
     "sizes",
     "feeds",
     "compare",
@@ -55,7 +57,7 @@ FREE = {"__init__", "__main__"}
 TYPES_ONLY = {("patterntext", "facts")}
 """A pattern wraps its nodes as the graph's nodes are wrapped; imported only when a pattern is used."""
 
-RULEBOOK_MAY = {"costs", "facts", "fragment", "pattern", "proposal", "rule", "shapes", "channels", "heads"}
+RULEBOOK_MAY = {"channels", "costs", "errors", "facts", "fragment", "heads", "pattern", "proposal", "rule", "shapes"}
 RULEBOOK_LIBRARIES = {"numpy", "onnx", "scipy", "onnxslim"}
 
 
