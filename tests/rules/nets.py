@@ -61,7 +61,7 @@ class Net:
             self.add("BatchNormalization", x, self.random(c), self.random(c), self.random(c), self.random(c, low=0.5))
         )
 
-    def gemm(self, x: str, into: int, out: int, *, transB: int = 1) -> str:  # noqa: N803
+    def gemm(self, x: str, into: int, out: int, *, transB: int = 1) -> str:
         shape = (out, into) if transB else (into, out)
         scale = 1.5 / np.sqrt(into)
         return str(self.add("Gemm", x, self.random(*shape, low=-scale, high=scale), self.random(out), transB=transB))
@@ -71,8 +71,6 @@ class Net:
 
     def model(self, *outputs: str) -> onnx.ModelProto:
         infos = [onnx.ValueInfoProto(name=o) for o in outputs]
-        for info in infos:
-            info.type.tensor_type.elem_type = self.type
         graph = helper.make_graph(self.nodes, "net", self.inputs, infos, self.weights)
         proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
@@ -81,5 +79,3 @@ class Net:
         proto.graph.output.extend(by_name[o] for o in outputs)
         onnx.checker.check_model(proto, full_check=True)
         return proto
-
-
