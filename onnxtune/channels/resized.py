@@ -2,6 +2,7 @@
 
 The region is every node that reads or makes a tensor whose channels change. Such a tensor is seen by
 nobody else (graph outputs and barriers are pinned), so all tensors visible outside keep their shapes.
+Nodes that pick height and width out of a Shape belong to it too: the list of sizes itself changes.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ def resize(channels: Channels, counts: Integers, label: str) -> tuple[frozenset[
     facts = channels.facts
     edit = Edit(facts, channels.axes, counts, Builder("", (), facts.opset))
     region = [n for n in facts.nodes if any(edit.source(t) is not None for t in (*n.inputs, *n.outputs))]
-    keys = frozenset(n.key for n in region)
+    pickers = {reader.key for n in region if n.is_op("Shape") for reader in facts.consumers(n.outputs[0])}
+    keys = frozenset({n.key for n in region} | pickers)
+    region = [n for n in facts.nodes if n.key in keys]
     edit.new = Builder(f"{min(keys)}/{label}", facts.names, facts.opset)
     visible: dict[str, str] = {}
     for node in region:
         known = operator(node)
-        assert known is not None, "barriers are pinned"
-        for name, made in zip(node.outputs, known.edit(node, edit), strict=True):
+        assert known is not None or node.key in pickers, "barriers are pinned"
+        made_here = edit.copy(node) if known is None or node.key in pickers else known.edit(node, edit)
+        for name, made in zip(node.outputs, made_here, strict=True):
             if not name:
                 continue
             edit.names[name] = made

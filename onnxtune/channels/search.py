@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from onnxtune.channels.cost import Costs, rounded
 from onnxtune.channels.flow import Run
+from onnxtune.errors import RuleError
 
 Options = Mapping[int, Sequence[int]]
 """Run -> sizes it may take, its present size among them, ascending."""
@@ -61,6 +62,28 @@ def _descend(costs: Costs, options: Options, overhead: float, start: Mapping[int
             around = (r for t in costs.terms[run] for w in (t.into, t.out) for r, _ in w.grows)
             waiting.update((r, None) for r in around if r in options and r != run)
     return {run: costs.channels.runs[run].size + more for run, more in extra.items() if more}
+
+
+def policy_step(policy: str) -> int:
+    """N of the policy "multiple:N", 0 for "pow2". Raises RuleError for others."""
+    kind, _, number = policy.partition(":")
+    if kind == "multiple" and number.isdecimal() and int(number) > 0:
+        return int(number)
+    if policy != "pow2":
+        raise RuleError(f"rule pad_channels: setting 'policy' is '{policy}'; use auto, multiple:N or pow2")
+    return 0
+
+
+def rounded_up(costs: Costs, runs: Sequence[int], overhead: float, step: int) -> dict[int, int]:
+    """Every run at its next multiple of `step` (0: next power of two), where the overhead allows it."""
+    sizes: dict[int, int] = {}
+    for run in runs:
+        now = costs.channels.runs[run].size
+        size = rounded(now, step) if step else 1 << (now - 1).bit_length()
+        tried = {**sizes, run: size}
+        if size > now and costs.allowed(run, costs.extra(tried), overhead):
+            sizes = tried
+    return sizes
 
 
 def groups(costs: Costs, sizes: Mapping[int, int]) -> list[dict[int, int]]:

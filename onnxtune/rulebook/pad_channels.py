@@ -23,8 +23,7 @@ from typing import Any
 from onnxtune.channels.cost import SLOWNESS, Costs, Target, rounded
 from onnxtune.channels.flow import Channels, analyse
 from onnxtune.channels.resized import resize
-from onnxtune.channels.search import aligned_options, descend, groups
-from onnxtune.errors import RuleError
+from onnxtune.channels.search import aligned_options, descend, groups, policy_step, rounded_up
 from onnxtune.facts import Facts
 from onnxtune.proposal import Decline, Proposal
 
@@ -45,11 +44,12 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
     if settings["policy"] == "auto":
         options = aligned_options(costs, free)
         chosen = descend(hopeful, options, overhead)
-        others = (descend(doubtful, options, overhead), _fixed(costs, list(chosen), overhead, max(target.block, 8)))
+        others = (descend(doubtful, options, overhead), rounded_up(costs, list(chosen), overhead, max(target.block, 8)))
     else:
-        chosen = _fixed(costs, [r.index for r in free], overhead, *_step(settings["policy"]))
+        chosen = rounded_up(costs, [r.index for r in free], overhead, policy_step(settings["policy"]))
     tried: list[Mapping[int, int]] = []
-    for sizes in _candidates(costs, chosen, others):
+    least = 0.0 if settings["policy"] == "auto" else float("-inf")
+    for sizes in _candidates(costs, chosen, others, least):
         if sizes not in tried and len(tried) < MOST:
             tried.append(sizes)
             yield _proposal(costs, sizes, settings["policy"])
@@ -60,37 +60,17 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
             yield Decline(NAME, run.tensor, f"{run.size} channels: {reason}")
 
 
-def _step(policy: str) -> tuple[int] | tuple[()]:
-    kind, _, number = policy.partition(":")
-    if kind == "pow2" and not number:
-        return ()
-    if kind == "multiple" and number.isdecimal() and int(number) > 0:
-        return (int(number),)
-    raise RuleError(f"rule {NAME}: setting 'policy' is '{policy}'; use auto, multiple:N or pow2")
-
-
-def _fixed(costs: Costs, runs: list[int], overhead: float, step: int = 0) -> dict[int, int]:
-    """Every run at its next multiple of `step` (0: next power of two), where the overhead allows it."""
-    sizes: dict[int, int] = {}
-    for run in runs:
-        now = costs.channels.runs[run].size
-        size = rounded(now, step) if step else 1 << (now - 1).bit_length()
-        tried = {**sizes, run: size}
-        if size > now and costs.allowed(run, costs.extra(tried), overhead):
-            sizes = tried
-    return sizes
-
-
 def _candidates(
-    costs: Costs, chosen: Mapping[int, int], others: Sequence[Mapping[int, int]]
+    costs: Costs, chosen: Mapping[int, int], others: Sequence[Mapping[int, int]], least: float
 ) -> Iterator[dict[int, int]]:
-    """Connected classes together, most promising first; then other sizes for them; then each class alone."""
+    """Connected classes together, most promising first; then other sizes for them; then each class alone,
+    where the model expects a gain above `least`."""
     together = sorted(groups(costs, chosen), key=costs.gain, reverse=True)
     yield from together[: MOST // 2]
     for sizes in together[: MOST // 4]:
         yield from (less for other in others if (less := {run: other[run] for run in sizes if run in other}))
     alone = [{run: size} for sizes in together if len(sizes) > 1 for run, size in sizes.items()]
-    yield from sorted((s for s in alone if costs.gain(s) > 0), key=costs.gain, reverse=True)
+    yield from sorted((s for s in alone if costs.gain(s) > least), key=costs.gain, reverse=True)
     yield from together[MOST // 2 :]
 
 

@@ -71,8 +71,6 @@ class Net:
 
     def model(self, *outputs: str) -> onnx.ModelProto:
         infos = [onnx.ValueInfoProto(name=o) for o in outputs]
-        for info in infos:
-            info.type.tensor_type.elem_type = self.type
         graph = helper.make_graph(self.nodes, "net", self.inputs, infos, self.weights)
         proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
