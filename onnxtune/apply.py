@@ -10,7 +10,7 @@ from onnx import NodeProto
 
 from onnxtune.facts import Node, free_names
 from onnxtune.model import Model
-from onnxtune.proposal import Fragment, Proposal
+from onnxtune.proposal import Proposal
 
 
 class ApplyError(Exception):
@@ -27,11 +27,12 @@ def apply(model: Model, proposals: Sequence[Proposal]) -> Model:
     nodes = {Node(n, i).key: n for i, n in enumerate(source.node)}
     weights = {i.name: i for i in source.initializer}
     outputs = [o.name for o in source.output]
+    replaced: dict[str, str] = {}
     for proposal in proposals:
         missing = proposal.removes - nodes.keys()
         if missing:
             raise ApplyError(f"{proposal.rule}: no node makes '{min(missing)}'")
-        _splice(nodes, proposal, outputs)
+        _splice(nodes, proposal, outputs, replaced)
         weights.update((w.name, w) for w in proposal.fragment.initializers)
     original = {Node(n, i).key: n for i, n in enumerate(source.node)}
     kept = _live(nodes, outputs) | (original.keys() - _live(original, outputs))
@@ -39,36 +40,36 @@ def apply(model: Model, proposals: Sequence[Proposal]) -> Model:
     return model.with_proto(_assemble(model.proto, ordered, weights))
 
 
-def _splice(nodes: dict[str, NodeProto], proposal: Proposal, outputs: Sequence[str]) -> None:
+def _splice(nodes: dict[str, NodeProto], proposal: Proposal, outputs: Sequence[str], replaced: dict[str, str]) -> None:
+    """Put the fragment in the place of the nodes it removes.
+
+    `replaced` holds the aliases so far: a proposal made on the same graph as an earlier one may still
+    read a tensor whose node the earlier one has removed. It is extended in place.
+    """
     fragment = proposal.fragment
     place = list(nodes).index(next(k for k in nodes if k in proposal.removes))
     kept = [(k, n) for k, n in nodes.items() if k not in proposal.removes]
-    added = [(n.output[0], n) for n in fragment.nodes]
+    added = [(n.output[0], _renamed(n, replaced)) for n in fragment.nodes]
+    aliases = {old: replaced.get(new, new) for old, new in fragment.aliases.items()}
     items = kept[:place] + added + kept[place:]
-    nodes.clear()
-    nodes.update(_rewired(items, fragment, outputs))
-
-
-def _rewired(
-    items: list[tuple[str, NodeProto]], fragment: Fragment, outputs: Sequence[str]
-) -> list[tuple[str, NodeProto]]:
-    """Readers of an alias read its source; graph outputs and captured names need a real node."""
-    aliases = dict(fragment.aliases)
     captured = {name for _, node in items for name in Node(node, 0).captured}
-    for old in [a for a in aliases if a in outputs or a in captured]:
+    for old in [a for a in aliases if a in outputs or a in captured]:  # these names need a real node
         items.append((old, onnx.helper.make_node("Identity", [aliases.pop(old)], [old], name=old + "/identity")))
-    if not aliases:
-        return items
-    result = []
-    for key, node in items:
-        if any(i in aliases for i in node.input):
-            changed = NodeProto()
-            changed.CopyFrom(node)
-            changed.ClearField("input")
-            changed.input.extend(aliases.get(i, i) for i in node.input)
-            node = changed
-        result.append((key, node))
-    return result
+    replaced.update({old: aliases.get(new, new) for old, new in replaced.items()})
+    replaced.update(aliases)
+    nodes.clear()
+    nodes.update((key, _renamed(node, aliases)) for key, node in items)
+
+
+def _renamed(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
+    """The node with its inputs renamed, itself where nothing changes."""
+    if not any(i in names for i in node.input):
+        return node
+    changed = NodeProto()
+    changed.CopyFrom(node)
+    changed.ClearField("input")
+    changed.input.extend(names.get(i, i) for i in node.input)
+    return changed
 
 
 def _reads(node: NodeProto) -> set[str]:

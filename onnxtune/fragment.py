@@ -91,11 +91,13 @@ class Builder:
             return str(self.Slice(x, *ends))
         return str(self.Slice(x, starts=[start], ends=[end], axes=[axis]))
 
-    def copy(self, node: onnx.NodeProto, inputs: Sequence[str | NDArray[Any] | None]) -> tuple[str, ...]:
-        """The same operator and attributes on other inputs; returns the names of all its outputs."""
+    def copy(
+        self, node: onnx.NodeProto, inputs: Sequence[str | NDArray[Any] | None], **changed: Any
+    ) -> tuple[str, ...]:
+        """The same operator on other inputs, attributes `changed` (None: left out); returns all output names."""
         names = tuple(self._fresh(node.op_type.lower()) if o else "" for o in node.output)
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        self._append(node.op_type, names, inputs, node.domain, attributes)
+        self._append(node.op_type, names, inputs, node.domain, attributes | changed)
         return names
 
     def finish(self, outputs: Mapping[str, str]) -> Fragment:
