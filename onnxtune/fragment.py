@@ -35,7 +35,7 @@ class Builder:
         self._tensors: dict[str, Any] = {}
         self._outside: dict[str, Any] = {}
         self._nodes: list[Any] = []
-        self._copied: dict[str, onnx.NodeProto] = {}
+        self._copied: dict[str, list[onnx.AttributeProto]] = {}
         self.opset = opset
 
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
@@ -90,10 +90,13 @@ class Builder:
             return str(self.Slice(x, *ends))
         return str(self.Slice(x, starts=[start], ends=[end], axes=[axis]))
 
-    def copy(self, node: onnx.NodeProto, inputs: Sequence[str | NDArray[Any] | None]) -> tuple[str, ...]:
-        """The same operator and attributes on other inputs; returns the names of all its outputs."""
+    def copy(
+        self, node: onnx.NodeProto, inputs: Sequence[str | NDArray[Any] | None], **changed: Any
+    ) -> tuple[str, ...]:
+        """The same operator on other inputs, attributes `changed` (None: left out); returns all output names."""
         names = tuple(self._fresh(node.op_type.lower()) if o else "" for o in node.output)
-        self._copied[self._append(node.op_type, names, inputs, node.domain, {})] = node
+        kept = [a for a in node.attribute if a.name not in changed]
+        self._copied[self._append(node.op_type, names, inputs, node.domain, changed)] = kept
         return names
 
     def finish(self, outputs: Mapping[str, str]) -> Fragment:
@@ -114,7 +117,7 @@ class Builder:
         exported = self._gs.export_onnx(graph, do_type_check=False).graph
         for node in exported.node:
             if node.name in self._copied:
-                node.attribute.extend(self._copied[node.name].attribute)
+                node.attribute.extend(self._copied[node.name])
         used = {i for n in exported.node for i in n.input} | set(aliases.values())
         weights = tuple(i for i in exported.initializer if i.name in used)
         return Fragment(tuple(exported.node), weights, aliases)

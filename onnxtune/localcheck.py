@@ -87,9 +87,10 @@ def _judge(before: Model, after: Model, feeds: Mapping[str, NDArray[Any]], want:
     worst = max(errors)
     if worst <= allowed:
         return LocalVerdict(True, worst)
-    native = _single(before, feeds)
-    if native is None or max(map(_relative, want, native)) > worst / 4:  # the reference itself is wrong here
-        return _judge_single(before, after, feeds)
+    for model, exact in ((before, want), (after, have)):
+        native = _single(model, feeds)
+        if native is None or max(map(_relative, exact, native)) > min(worst, 1.0) / 4:
+            return _judge_single(before, after, feeds)  # the reference itself is wrong here
     name = names[errors.index(worst)]
     return LocalVerdict(False, worst, f"float64 check: '{name}' differs by {worst:.2g} (allowed {allowed:.1g})")
 
