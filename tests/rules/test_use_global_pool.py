@@ -33,6 +33,7 @@ def weight(*shape: int) -> np.ndarray:
         ("kernel_shape = [6, 8], pads = [0, 1, 1, 0]", "N, 6, 5, 7"),
         ('kernel_shape = [5, 7], auto_pad = "VALID"', "N, 6, 5, 7"),
         ("kernel_shape = [1, 7]", "N, 6, 1, 7"),
+        ("kernel_shape = [25, 5]", "N, 6, 25, 5"),  # a map that the region check cuts at first
     ],
 )
 def test_window_over_the_whole_map(attributes: str, x: str) -> None:
