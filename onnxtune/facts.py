@@ -144,6 +144,11 @@ class Facts:
         info = self.declared.get(tensor)
         return info.shape if info else None
 
+    def rank(self, tensor: str) -> int | None:
+        """Number of dimensions; None when unknown."""
+        shape = self.shape(tensor)
+        return None if shape is None else len(shape)
+
     def size(self, tensor: str) -> tuple[int, ...] | None:
         """Shape at the measured input sizes, for costs only."""
         info = self.concrete.get(tensor)

@@ -32,6 +32,8 @@ SMALL = (13, 17)
 """Height and width to which larger maps are cut for the check: odd, unequal, wider than kernels."""
 WEIGHT_ROUNDING = 64.0
 """Allowed error in units of the weights' rounding, relative to the largest value of the channel."""
+CHANNEL_SAMPLE = 16
+"""How many values a channel needs for its largest value to tell its scale."""
 SINGLE_MARGIN = 8.0
 """How much more is allowed when the region itself is computed in single precision."""
 ROUNDOFF: dict[int, float] = {TensorProto.FLOAT: 2.0**-24, TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
@@ -96,7 +98,11 @@ def _judge(before: Model, after: Model, feeds: Mapping[str, NDArray[Any]], want:
 
 
 def _relative(want: NDArray[Any], have: NDArray[Any]) -> float:
-    """Largest difference relative to the largest value of its channel (axis 1)."""
+    """Largest difference relative to the largest value of its channel (axis 1).
+
+    Of a matrix or a map of one pixel a channel has few values, which may all be small by chance (sums
+    that cancel): there the root mean square of the whole tensor is the least scale.
+    """
     if want.shape != have.shape or want.dtype.kind != have.dtype.kind:
         return math.inf
     if want.size == 0 or want.dtype.kind not in "f":
@@ -107,6 +113,8 @@ def _relative(want: NDArray[Any], have: NDArray[Any]) -> float:
     axes = tuple(a for a in range(want.ndim) if a != 1)
     scale = np.max(np.abs(want), axis=axes, keepdims=True) if want.ndim > 1 else np.max(np.abs(want))
     floor = max(1e-3 * float(np.max(np.abs(want))), 1e-30)
+    if want.size < CHANNEL_SAMPLE * np.size(scale):
+        floor = max(floor, float(np.sqrt(np.mean(np.square(want)))))
     return float(np.max(np.abs(want - have) / np.maximum(scale, floor)))
 
 

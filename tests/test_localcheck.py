@@ -223,3 +223,16 @@ def test_model_of_is_for_whole_models() -> None:
     """The helper of rule authors checks shapes fully; regions here leave theirs open on purpose."""
     with pytest.raises(onnx.shape_inference.InferenceError):
         model_of("g (float[2, 3] x) => (float[9] y) { y = Relu (x) }")
+
+
+def test_a_small_value_of_a_matrix_is_no_scale() -> None:
+    """Two layers merged in float32: of 1000 sums of random sign some nearly cancel, which is no error."""
+    first, second = (RNG.standard_normal(s).astype(np.float32) for s in ((1000, 256), (1000, 1000)))
+    ends = {"x": "float[1, 256] x", "y": "float[A, B] y"}
+    before = region("t = Gemm <transB = 1> (x, v)  y = Gemm <transB = 1> (t, w)", v=first, w=second, **ends)
+    merged = (second.astype(np.float64) @ first).astype(np.float32)
+    verdict = check_region(before, region("y = Gemm <transB = 1> (x, w)", w=merged, **ends))
+    assert verdict.ok
+    assert 0 < verdict.error < 1e-6
+    merged[3] *= 1 + 1e-4
+    assert check_region(before, region("y = Gemm <transB = 1> (x, w)", w=merged, **ends)).ok is False
