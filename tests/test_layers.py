@@ -25,6 +25,7 @@ ORDER = (
     "pattern",
     "channels",
     "heads",
+    "windows",
     "foreign",
     "catalog",
     "propose",
@@ -57,7 +58,19 @@ FREE = {"__init__", "__main__"}
 TYPES_ONLY = {("patterntext", "facts")}
 """A pattern wraps its nodes as the graph's nodes are wrapped; imported only when a pattern is used."""
 
-RULEBOOK_MAY = {"channels", "costs", "errors", "facts", "fragment", "heads", "pattern", "proposal", "rule", "shapes"}
+RULEBOOK_MAY = {
+    "channels",
+    "costs",
+    "errors",
+    "facts",
+    "fragment",
+    "heads",
+    "pattern",
+    "proposal",
+    "rule",
+    "shapes",
+    "windows",
+}
 RULEBOOK_LIBRARIES = {"numpy", "onnx", "scipy", "onnxslim"}
 
 
