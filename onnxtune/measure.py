@@ -19,26 +19,27 @@ CLOCK_TICK = 1e-7
 LONG_CALL = 5e-3
 """Seconds from which a call refills the caches by itself."""
 
-BLURRED, PATIENCE = 5, 4
-"""An interval wider than 5 times the wanted precision is worth 4 times the planned duration."""
+BLURRED = 5
+"""An interval wider than this many times the wanted precision is worth the plan's `patience`."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """How long to measure. A comparison ends when its interval is narrower than `precision`
     (relative), or lies clearly on one side of 1, but not before `rounds` rounds; and at the latest
-    after `duration` seconds, longer where other work on the machine has blurred the samples."""
+    after `duration` seconds, `patience` times as long where other work on the machine has blurred the samples."""
 
     warmup: float = 0.05
     rounds: int = 24
     duration: float = 1.0
     precision: float = 0.01
     confidence: float = 0.99
+    patience: float = 1.0
     seed: int = 0
 
     @property
     def key(self) -> str:
-        return f"{self.warmup}/{self.rounds}/{self.duration}/{self.precision}/{self.confidence}"
+        return f"{self.patience}/{self.warmup}/{self.rounds}/{self.duration}/{self.precision}/{self.confidence}"
 
 
 def interleave(calls: Sequence[Call], repeats: Sequence[int], rounds: int, seed: int) -> NDArray[np.float64]:
@@ -88,6 +89,6 @@ def measure(before: Call, after: Call, again: Call, plan: Plan) -> Comparison:
         result = compare(*samples.T, seed=plan.seed, confidence=plan.confidence)
         width = (result.high - result.low) / result.speedup
         clear = result.low > 1 + 2 * plan.precision or result.high < 1 - plan.precision
-        limit = plan.duration * (PATIENCE if width > BLURRED * plan.precision else 1)
+        limit = plan.duration * (plan.patience if width > BLURRED * plan.precision else 1)
         if width < plan.precision or clear or time.perf_counter() - started > limit:
             return result

@@ -15,19 +15,21 @@ from onnxtune.compare import Comparison
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.feeds import random_feeds
-from onnxtune.measure import Plan, measure
+from onnxtune.measure import Plan, measure, warm
 from onnxtune.model import Model
 from onnxtune.proposal import Proposal
 from onnxtune.region import extract, neighbourhood
 from onnxtune.runtime import Session, Target
 from onnxtune.shapes import describe
 
-REGION_PLAN = Plan(warmup=0.02, rounds=20, duration=0.6, precision=0.02)
+REGION_PLAN = Plan(warmup=0.02, rounds=20, duration=0.6, precision=0.02, patience=4)
+ENABLING_PLAN = Plan(warmup=0.01, rounds=16, duration=0.15, precision=0.03)
+"""For rewrites that ONNX Runtime mostly does itself: there are many, and they stay where others need them."""
 MODEL_PLAN = Plan(warmup=0.1, rounds=24, duration=1.5, precision=0.02)
 """For a rewrite of the whole model, on its way."""
 CONFIRM_PLANS = (
     Plan(warmup=0.2, rounds=30, duration=4.0, precision=0.01),
-    Plan(warmup=0.2, rounds=60, duration=15.0, precision=0.01),
+    Plan(warmup=0.2, rounds=60, duration=8.0, precision=0.01, patience=2),
 )
 """For the last word; the second where other work on the machine has blurred the first."""
 
@@ -58,7 +60,11 @@ class Timer:
             after = apply(before, [proposal])
         except ApplyError as error:
             return Trial(None, str(error))
-        return self.models(before, after, sizes, REGION_PLAN)
+        return self.models(before, after, sizes, ENABLING_PLAN if proposal.enabling else REGION_PLAN)
+
+    def latency(self, model: Model, sizes: Mapping[str, tuple[int, ...]]) -> float:
+        """Seconds of the model's fastest inference out of a few."""
+        return warm(Session(model, self.target).runner(random_feeds(model, sizes, self.seed)), MODEL_PLAN.warmup)
 
     def models(self, before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], plan: Plan) -> Trial:
         """A/B of two models with the same inputs, with an A/A control."""

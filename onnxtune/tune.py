@@ -316,6 +316,7 @@ class _Tuning:
     def _confirm(self, base: Model, steps: list[Step]) -> tuple[Model, Report]:
         """Whole model against the original; not faster: keep only the better half, and again."""
         wholes = [kept for kept, _ in self.wholes]
+        steps = self._worth_confirming(base, steps)
         forced = any(s.forced for s in steps) or any(k.reason == "forced" for k in wholes)
         kept = steps
         comparison: Comparison | None = None
@@ -340,6 +341,22 @@ class _Tuning:
                 self._reject(kept[i].proposal, "confirm", why, kept[i].comparison)
             kept = self._verified(base, [s for i, s in enumerate(kept) if i not in lost])
         return self._finish(self.original, "nothing to gain", comparison, [], [])
+
+    def _worth_confirming(self, base: Model, steps: list[Step]) -> list[Step]:
+        """No steps where all their regions together save far less than --min-speedup asks for."""
+        if not steps or any(s.forced for s in steps):
+            return steps
+        with self._stage("confirm"):
+            latency = self.timer.latency(base, self.sizes)
+        saved = sum(s.saved for s in steps if s.pays)
+        if saved > (1 - 1 / self.options.min_speedup) / 2 * latency:
+            return steps
+        for step in steps:
+            reason = (
+                f"all regions together save {1e6 * saved:.3g} of {1e6 * latency:.4g} microseconds, too little to tell"
+            )
+            self._reject(step.proposal, "confirm", reason, step.comparison)
+        return []
 
     def _last_word(self, result: Model) -> Trial:
         """The whole model against the original; measured longer where the first answer is blurred."""

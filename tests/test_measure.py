@@ -69,7 +69,7 @@ def test_warming_up_takes_its_time_and_gives_the_fastest_call(clock: Clock) -> N
     assert len(clock.log) == 3, "at least three"
 
 
-PLAN = Plan(warmup=0.0, rounds=10, duration=1.0, precision=0.01)
+PLAN = Plan(warmup=0.0, rounds=10, duration=1.0, precision=0.01, patience=3)
 
 
 def test_a_clear_answer_stops_after_the_first_rounds(clock: Clock) -> None:
@@ -88,7 +88,7 @@ def noisy(seed: int, center: float = 1e-3, spread: float = 0.3) -> Callable[[], 
 def test_an_unclear_answer_goes_on_until_time_is_up(clock: Clock) -> None:
     calls = [clock.call(n, noisy(i)) for i, n in enumerate("abc")]
     result = measure(*calls, PLAN)
-    limit = PLAN.duration * module.PATIENCE
+    limit = PLAN.duration * PLAN.patience
     assert clock.now > limit, "blurred samples are worth more time"
     assert clock.now < limit + 0.2, "and then ends with the block it is in"
     assert len(result.before) > PLAN.rounds
