@@ -49,7 +49,7 @@ def catalog(folders: Sequence[Path] = (), *, plugins: bool = True) -> list[Rule]
     for card, path in _user_files(folders):
         beside = path.with_suffix(".py")
         if beside.exists():
-            found[card.name] = make_rule(card, _import_file(beside), str(beside))
+            found[card.name] = make_rule(card, _import_file(beside), str(path))
         elif card.name in found:
             found[card.name] = found[card.name].with_card(card, str(path))
         else:

@@ -82,10 +82,11 @@ def measure(before: Call, after: Call, again: Call, plan: Plan) -> Comparison:
     repeats = [max(1, round(CLOCK_STEP / t)) if t < LONG_CALL else 0 for t in times]
     started = time.perf_counter()
     taken: list[NDArray[np.float64]] = []
+    rounds = plan.rounds
     while True:
-        block = interleave(calls, repeats, plan.rounds if not taken else plan.rounds // 2, plan.seed + len(taken))
-        taken.append(block)
+        taken.append(interleave(calls, repeats, rounds, plan.seed + len(taken)))
         samples = np.concatenate(taken)
+        rounds = max(1, plan.rounds // 2, len(samples) // 4)  # judging takes time too: not after every few
         result = compare(*samples.T, seed=plan.seed, confidence=plan.confidence)
         width = (result.high - result.low) / result.speedup
         clear = result.low > 1 + 2 * plan.precision or result.high < 1 - plan.precision

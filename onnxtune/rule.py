@@ -188,7 +188,8 @@ def make_rule(card: Card, module: Any, path: str) -> Rule:
     """Join a card with its Python module. Raises RuleError when the module lacks a single entry point."""
     found = [name for name in ENTRY if callable(getattr(module, name, None))]
     if len(found) != 1:
-        raise RuleError(f"{path}: define exactly one of {', '.join(ENTRY)} (found: {', '.join(found) or 'none'})")
+        has = ", ".join(found) or "none"
+        raise RuleError(f"{path}: its Python file must define exactly one of {', '.join(ENTRY)} (it has {has})")
     kind = ENTRY[found[0]]
     _join(card, kind, path)
     algebra = (module.__doc__ or "").strip()

@@ -198,6 +198,9 @@ class _Tuning:
         """Drop whole-model rewrites that save no time, the last one first, where the steps do as well without."""
         while self.wholes and self.wholes[-1][0].reason == ENABLING:
             kept, before = self.wholes[-1]
+            frozen = {i.name for i in before.proto.graph.input} - {i.name for i in base.proto.graph.input}
+            if any(not step.read.isdisjoint(frozen) for step in steps):
+                break  # a step took for constant what a caller of the model before could feed
             if steps:
                 with self._stage("verify"):
                     verdict = self._try(before, steps)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from onnxtune.measure import Plan
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,3 +23,12 @@ def shared() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip(f"no models in {folder}; set ONNXTUNE_SHARED to the folder that has them")
     return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements take a few rounds only. For tests in which no clock decides what happens."""
+    plan = Plan(warmup=0.0, rounds=3, duration=0.0)
+    monkeypatch.setattr("onnxtune.trial.REGION_PLAN", plan)
+    monkeypatch.setattr("onnxtune.tune.MODEL_PLAN", plan)
+    monkeypatch.setattr("onnxtune.tune.CONFIRM_PLANS", (plan,))
