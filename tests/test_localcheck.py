@@ -206,6 +206,23 @@ def test_where_the_reference_is_wrong_onnx_runtime_judges(monkeypatch: pytest.Mo
     assert check_region(region(CONV, w=W, b=B), region(CONV, w=W * 2, b=B)).ok is False
 
 
+def test_where_the_reference_is_wrong_about_the_rewrite() -> None:
+    """onnx's reference adds the first group's bias to every group of a ConvTranspose."""
+    w, shift = RNG.standard_normal((4, 1, 1, 1)).astype(np.float32), np.array([1, 2, 3, 4], np.float32)
+    before = region("c = ConvTranspose <group = 4> (x, w)  y = Add (c, s)", w=w, s=shift[:, None, None])
+    after = "y = ConvTranspose <group = 4> (x, w, b)"
+    assert check_region(before, region(after, w=w, b=shift)).ok
+    assert check_region(before, region(after, w=w, b=shift * 2)).ok is False
+
+
+def test_where_the_reference_gives_another_shape() -> None:
+    """onnx's reference takes every map of a global pool to have two axes."""
+    text = {"x": "float[2, 4, 9] x", "y": "float[A, B, C] y"}
+    before = region("y = GlobalMaxPool (x)", **text)
+    assert check_region(before, region("y = ReduceMax <axes = [2]> (x)", **text)).ok
+    assert check_region(before, region("y = ReduceMin <axes = [2]> (x)", **text)).ok is False
+
+
 def test_it_leaves_the_regions_alone() -> None:
     before, after = region(CONV, w=W, b=B), region(CONV, w=W, b=B)
     copy = region(CONV, w=W, b=B)
