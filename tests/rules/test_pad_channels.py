@@ -328,7 +328,7 @@ def test_branches_that_nobody_uses() -> None:
     y = net.norm(net.conv("x", 3, 5), 5)
     net.conv(net.add("Relu", net.conv(y, 5, 6)), 6, 2)  # the second one is outside the class of `y`
     net.conv(net.conv(y, 5, 1), 1, 1)
-    fires(net.model(net.conv(net.add("Relu", y), 5, 4)), "5 -> 8", "6 -> 8", "1 -> 4", "2 -> 4")
+    fires(net.model(net.conv(net.add("Relu", y), 5, 4)), "5 -> 8", "6 -> 8", "1 -> 4", "2 -> 4", local=False)
 
 
 def test_half_precision() -> None:
