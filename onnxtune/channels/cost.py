@@ -27,8 +27,8 @@ from onnxtune.costs import macs
 from onnxtune.facts import Node
 from onnxtune.runtime import cpu_features
 
-SLOWNESS = ((1.28, 1.1), (1.67, 1.33))
-"""Cost of one multiply-accumulate without blocks, kernels larger than 1 and 1x1: the ends of what was measured."""
+SLOWNESS = ((1.28, 1.1), (1.5, 1.25))
+"""Cost of one multiply-accumulate without blocks (kernels larger than 1, 1x1): low and high of what was measured."""
 DEPTHWISE, DEPTHWISE_BLOCKED = 14.0, 2.0
 UNALIGNED = 1.25
 """On CUDA, for channels that the tensor cores' tiles do not fit."""

@@ -54,10 +54,13 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
             tried.append(sizes)
             yield _proposal(costs, sizes, settings["policy"])
     step = costs.target.multiple(costs.half)
+    reasons: dict[str, list[str]] = {}
     for run in runs:
         if run.size % step and run.size > step and run.index not in chosen:
             reason = run.reason or f"the cost model expects nothing of {rounded(run.size, step)}"
-            yield Decline(NAME, run.tensor, f"{run.size} channels: {reason}")
+            reasons.setdefault(f"{run.size} channels: {reason}", []).append(run.tensor)
+    for reason, tensors in reasons.items():
+        yield Decline(NAME, tensors[0], reason + (f" (and {len(tensors) - 1} more)" if tensors[1:] else ""))
 
 
 def _candidates(

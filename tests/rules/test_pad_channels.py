@@ -323,6 +323,14 @@ def test_shape_of_which_height_and_width_are_used() -> None:
     fires(net.model(net.conv(y, 5, 4)), "5 -> 8", sizes={"x": (1, 3, 6, 7)})
 
 
+def test_branches_that_nobody_uses() -> None:
+    net = Net("N", 3, 6, 7)
+    y = net.norm(net.conv("x", 3, 5), 5)
+    net.conv(net.add("Relu", net.conv(y, 5, 6)), 6, 2)  # the second one is outside the class of `y`
+    net.conv(net.conv(y, 5, 1), 1, 1)
+    fires(net.model(net.conv(net.add("Relu", y), 5, 4)), "5 -> 8", "6 -> 8", "1 -> 4", "2 -> 4", local=False)
+
+
 def test_half_precision() -> None:
     net = Net("N", 3, 6, 7, dtype=np.float16)
     y = net.add("Sigmoid", net.norm(net.conv("x", 3, 5), 5))
