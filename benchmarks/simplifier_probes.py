@@ -27,9 +27,7 @@ def parse_model(text: str, opset: int = 17, domains: str = "") -> onnx.ModelProt
 
 
 def add_weights(model: onnx.ModelProto, **weights: Any) -> onnx.ModelProto:
-    model.graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()
-    )
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items())
     return model
 
 
@@ -374,9 +372,7 @@ def make_probes() -> Iterator[Probe]:
         "metadata_props, doc strings, producer, names of nodes",
         with_metadata(parse_model("g (float[N,4] x) => (float[N,4] y) { a = Relu(x) y = Neg(a) }")),
     )
-    old = parse_model(
-        "g (float[1,4] x, float[4,4] w) => (float[1,4] y) { m = MatMul(x, w) y = Relu(m) }", opset=6
-    )
+    old = parse_model("g (float[1,4] x, float[4,4] w) => (float[1,4] y) { m = MatMul(x, w) y = Relu(m) }", opset=6)
     old.ir_version = 3
     yield Probe("opset_6", "opset 6, IR 3, a weight that is also an input", add_weights(old, w=normal(4, 4)))
     override = parse_model("g (float[N,4] x, float[4] w) => (float[N,4] y) { y = Mul(x, w) }")

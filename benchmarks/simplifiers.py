@@ -190,9 +190,7 @@ def run_graphsurgeon(model: onnx.ModelProto) -> onnx.ModelProto:
 SIMPLIFIERS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "slim_guarded": run_slim_guarded,
     "slim_fold": run_slim("graph_fusion", "subexpression_elimination", "weight_tying"),
-    "slim_fold_only": run_slim(
-        "graph_fusion", "subexpression_elimination", "weight_tying", "dead_node_elimination"
-    ),
+    "slim_fold_only": run_slim("graph_fusion", "subexpression_elimination", "weight_tying", "dead_node_elimination"),
     "slim_default": run_slim(),
     "sim_fold": run_sim_fold,
     "sim_fold_only": run_sim(perform_optimization=False),
@@ -335,9 +333,7 @@ def describe_values(values: Sequence[onnx.ValueInfoProto], skip: frozenset[str] 
         if value.name in skip:
             continue
         tensor = value.type.tensor_type
-        dims = [
-            dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "?") for dim in tensor.shape.dim
-        ]
+        dims = [dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "?") for dim in tensor.shape.dim]
         described.append(f"{value.name}:{tensor.elem_type}{dims}{value.doc_string}")
     return described
 
@@ -555,15 +551,11 @@ def study_model(path: Path, folder: Path, rounds: int, chosen: Sequence[str]) ->
         if target.exists():
             equality = call_in_fork(lambda target=target: compare_outputs(original, target))
             result.equality[name] = (
-                [Equality(0, "", float("nan"), float("nan"), equality)]
-                if isinstance(equality, str)
-                else equality
+                [Equality(0, "", float("nan"), float("nan"), equality)] if isinstance(equality, str) else equality
             )
     if rounds:
         made = {
-            name: folder / f"{name}.onnx"
-            for name in TIMED
-            if name in chosen and (folder / f"{name}.onnx").exists()
+            name: folder / f"{name}.onnx" for name in TIMED if name in chosen and (folder / f"{name}.onnx").exists()
         }
         latency = call_in_fork(lambda: measure_latency(original, made, rounds))
         if isinstance(latency, str):
@@ -627,9 +619,7 @@ def measure_imports(repeats: int = 5) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(repeats):
         for name in names:
-            done = subprocess.run(
-                [sys.executable, "-c", code.format(name)], capture_output=True, text=True, check=True
-            )
+            done = subprocess.run([sys.executable, "-c", code.format(name)], capture_output=True, text=True, check=True)
             times[name].append(float(done.stdout))
     return {name: round(statistics.median(values), 3) for name, values in times.items()}
 
@@ -645,9 +635,7 @@ def format_table(results: Sequence[ModelResult]) -> str:
             equality = result.equality.get(name, [])
             worst = max((item.relative for item in equality if not item.error), default=float("nan"))
             latency = result.latency.get(name)
-            ratio = (
-                f"{latency.ratio:.3f} ({latency.ratio_low:.3f}..{latency.ratio_high:.3f})" if latency else ""
-            )
+            ratio = f"{latency.ratio:.3f} ({latency.ratio_low:.3f}..{latency.ratio_high:.3f})" if latency else ""
             rows.append(
                 f"| {result.model} | {name} | {outcome.nodes_before} -> {outcome.nodes_after} "
                 f"| {outcome.seconds:.2f} | {outcome.peak_mib:.0f} | {worst:.1e} | {ratio} "
@@ -704,9 +692,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     chosen: list[str] = options.simplifiers
-    paths = [
-        path for item in options.models for path in (sorted(item.glob("*.onnx")) if item.is_dir() else [item])
-    ]
+    paths = [path for item in options.models for path in (sorted(item.glob("*.onnx")) if item.is_dir() else [item])]
     results: list[ModelResult] = []
     probes: dict[str, ProbeResult] = {}
     imports = measure_imports()
@@ -734,9 +720,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "probes": {name: asdict(result) for name, result in probes.items()},
     }
     if options.update:
-        report = update_report(
-            json.loads(options.output.read_text(encoding="utf-8")), report, "+".join(chosen)
-        )
+        report = update_report(json.loads(options.output.read_text(encoding="utf-8")), report, "+".join(chosen))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1).replace(f"{temporary}/", "")
     options.output.write_text(text + "\n", encoding="utf-8")

@@ -68,7 +68,8 @@ class Model:
         required = [v.name for v in self.inputs]
         inputs = [v.name for v in graph.input if v.name not in stored]
         outputs = [v.name for v in self.outputs]
-        if inputs != required or [v.name for v in graph.output] != outputs:
+        kept = [name for name in required if name in set(inputs)]  # a tool may have dropped unused ones: they come back
+        if inputs != kept or [v.name for v in graph.output] != outputs:
             raise ModelError("it changes the model's inputs or outputs")
         proto = onnx.ModelProto()
         proto.CopyFrom(changed)
@@ -76,7 +77,8 @@ class Model:
             setattr(proto, field, getattr(self.proto, field))
         del proto.metadata_props[:], proto.graph.input[:], proto.graph.output[:]
         proto.metadata_props.extend(self.proto.metadata_props)
-        proto.graph.input.extend(declared.get(v.name, v) for v in graph.input)
+        weights = [v for v in graph.input if v.name in stored]
+        proto.graph.input.extend([*self.inputs, *(declared.get(v.name, v) for v in weights)])
         proto.graph.output.extend(self.proto.graph.output)
         proto.graph.name, proto.graph.doc_string = self.proto.graph.name, self.proto.graph.doc_string
         proto.ir_version = max(proto.ir_version, self.proto.ir_version)

@@ -10,6 +10,7 @@ from onnxtune import Result, optimize
 from onnxtune.rulebook.simplify import transform
 from onnxtune.testing import model_of
 
+SETTINGS = {"max_gigabytes": 1.0}
 CHAIN = """g (float[N, 4, 3, 3] x) => (float[N, 36] y) {
     s = Shape (x)
     i = Constant <value_ints = [0]> ()
@@ -55,7 +56,7 @@ def test_metadata_and_interface_stay() -> None:
 
 def test_the_given_model_is_not_changed() -> None:
     proto = chain()
-    transform(proto, {})
+    transform(proto, SETTINGS)
     assert proto == chain()
 
 
@@ -69,10 +70,41 @@ def test_the_given_model_is_not_changed() -> None:
                         else_branch = b () => (float[4] q) { q = Neg (x) }>""",
             "subgraphs",
         ),
+        ("r = RandomNormalLike (x)  y = Add (x, r)", "random numbers"),
     ],
 )
 def test_declines(text: str, reason: str) -> None:
     weights = {"k": np.array(0.1, np.float32), "z": np.array(0, np.uint8)}
-    answer = transform(model_of(f"g (float[4] x) => (float[4] y) {{ {text} }}", weights), {})
+    answer = transform(model_of(f"g (float[4] x) => (float[4] y) {{ {text} }}", weights), SETTINGS)
     assert isinstance(answer, str)
     assert reason in answer
+
+
+def test_declines_weights_that_can_be_fed() -> None:
+    proto = model_of("g (float[4] x, float[4] w) => (float[4] y) { y = Add (x, w) }", {"w": np.ones(4, np.float32)})
+    assert transform(proto, SETTINGS) == "weights are graph inputs"
+
+
+def test_declines_large_models_and_old_opsets() -> None:
+    assert "larger than" in str(transform(chain(), {"max_gigabytes": 1e-9}))
+    old = chain()
+    old.opset_import[0].version = 6
+    assert transform(old, SETTINGS) == "the opset is older than 7"
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_unused_input_stays() -> None:
+    proto = chain()
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("unused", onnx.TensorProto.FLOAT, [2]))
+    result = tuned(proto)
+    assert [i.name for i in result.model.graph.input] == ["x", "unused"]
+    assert result.report.kept
+
+
+@pytest.mark.parametrize(("attribute", "dtype"), [("value_floats = [1.5, 2.5]", 1), ("value_ints = [1, 2]", 7)])
+def test_short_constants_keep_their_type(attribute: str, dtype: int) -> None:
+    kind = "float" if dtype == 1 else "int64"
+    text = f"g ({kind}[2] x) => ({kind}[2] y) {{ c = Constant <{attribute}> ()  d = Add (c, c)  y = Add (x, d) }}"
+    result = transform(model_of(text), SETTINGS)
+    assert isinstance(result, onnx.ModelProto)
+    assert {i.data_type for i in result.graph.initializer} == {dtype}
