@@ -51,16 +51,25 @@ class Timer:
     deadline: float = float("inf")
 
     def region(self, facts: Facts, proposal: Proposal) -> Trial:
-        """The proposal's effect on its region and nearest neighbours; on the whole model where the
-        region cannot be cut out (unknown sizes)."""
-        before = extract(facts, neighbourhood(facts, proposal.removes), proposal.reads)
-        sizes = {v.name: _static(v) for v in before.inputs} if before else facts.sizes
-        before = before or facts.model
-        try:
-            after = apply(before, [proposal])
-        except ApplyError as error:
-            return Trial(None, str(error))
-        return self.models(before, after, sizes, ENABLING_PLAN if proposal.enabling else REGION_PLAN)
+        """The proposal's effect on its region and nearest neighbours.
+
+        Where these do not run on random inputs (a Reshape whose target comes from outside), it is timed
+        on the region alone; where that cannot be cut out or run either, on the whole model.
+        """
+        plan = ENABLING_PLAN if proposal.enabling else REGION_PLAN
+        trial = Trial(None)
+        for keys in (neighbourhood(facts, proposal.removes), proposal.removes, None):
+            before = facts.model if keys is None else extract(facts, keys, proposal.reads)
+            if before is None:
+                continue
+            sizes = facts.sizes if keys is None else {v.name: _static(v) for v in before.inputs}
+            try:
+                trial = self.models(before, apply(before, [proposal]), sizes, plan)
+            except ApplyError as error:
+                return Trial(None, str(error))
+            if trial.comparison is not None or time.monotonic() > self.deadline:
+                break
+        return trial
 
     def latency(self, model: Model, sizes: Mapping[str, tuple[int, ...]]) -> float:
         """Seconds of the model's fastest inference out of a few."""
