@@ -34,7 +34,7 @@ class CaseOf(NamedTuple):
 
 def _random(*shape: int) -> NDArray[np.float32]:
     scale = np.sqrt(2 / max(1, int(np.prod(shape[1:]))))
-    return (np.random.default_rng(0).standard_normal(shape) * scale).astype(np.float32)
+    return np.asarray(np.random.default_rng(0).standard_normal(shape) * scale, np.float32)
 
 
 def _model(x: str, body: str, weights: dict[str, NDArray[Any]] | None = None, y: str = "N, C, H, W") -> onnx.ModelProto:
@@ -135,25 +135,22 @@ def run(case: CaseOf) -> dict[str, Any]:
 
 
 def markdown(results: dict[str, Any]) -> str:
+    setting = f"{results['device']}, 1 thread, batch 1, ONNX Runtime {results['versions']['onnxruntime']}."
     lines = [
-        f"{results['device']}, 1 thread, batch 1, ONNX Runtime {results['versions']['onnxruntime']}. Whole small model,"
-        " original over result, 99 % interval; what was not kept shows its best region.",
+        f"{setting} Whole small model, original over result, 99 % interval; what was not kept shows its best region.",
         "",
         "| rule | case | kept | not kept |",
         "|---|---|---|---|",
     ]
     for row in results["cases"]:
-        whole, region = row["whole"], row["best_region"]
-        kept = f"**{whole['speedup']:.2f}x** [{whole['low']:.2f}, {whole['high']:.2f}]" if whole else ""
-        other = (
-            ""
-            if whole
-            else f"{region['speedup']:.2f}x [{region['low']:.2f}, {region['high']:.2f}]"
-            if region
-            else "not tried"
-        )
+        kept = f"**{_ratio(row['whole'])}**" if row["whole"] else ""
+        other = "" if row["whole"] else _ratio(row["best_region"]) if row["best_region"] else "not tried"
         lines.append(f"| {row['rule']} | {row['case']} | {kept} | {other} |")
     return "\n".join(lines) + "\n"
+
+
+def _ratio(comparison: dict[str, Any]) -> str:
+    return f"{comparison['speedup']:.2f}x [{comparison['low']:.2f}, {comparison['high']:.2f}]"
 
 
 def main() -> None:
