@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -87,32 +89,58 @@ def _bytes(report: Report) -> str:
 
 
 def _kept(kept: tuple[Kept, ...], limit: int) -> Table:
-    table = Table(title=f"Kept ({len(kept)})", title_justify="left", box=None, pad_edge=False)
-    for heading in ("rule", "change", "at", "region", "error"):
-        table.add_column(heading, overflow="fold", ratio=4 if heading == "change" else None)
-    for item in kept[:limit]:
-        gain = ratio(item.comparison) if item.comparison else ""
-        if item.reason != "faster":
-            gain = f"{gain} {item.reason}".strip()
-        error = f"{item.error:.0e}" if item.error is not None else ""
-        table.add_row(item.rewrite.rule, escape(item.rewrite.title), escape(item.rewrite.node), gain, error)
-    _rest(table, len(kept) - limit)
+    table = _table(f"Kept ({len(kept)})", "rule", "change", "at", "region", "error")
+    groups = _grouped(kept, lambda k: (k.rewrite.rule, k.rewrite.title, k.reason))
+    for items in groups[:limit]:
+        first = max(items, key=lambda k: k.comparison.saved if k.comparison else 0.0)
+        gain = ratio(first.comparison) if first.comparison and first.reason == "faster" else first.reason
+        errors = [k.error for k in items if k.error is not None]
+        error = f"{max(errors):.0e}" if errors else ""
+        table.add_row(first.rewrite.rule, escape(first.rewrite.title), _where(first, items), gain, error)
+    _rest(table, len(groups) - limit)
     return table
 
 
 def _rejected(rejected: tuple[Rejected, ...], limit: int) -> Table:
-    table = Table(title=f"Tried and not kept ({len(rejected)})", title_justify="left", box=None, pad_edge=False)
-    for heading in ("rule", "change", "at", "why"):
-        table.add_column(heading, overflow="fold", ratio=3 if heading in ("change", "why") else None)
-    ordered = sorted(rejected, key=lambda r: r.stage == "select")
-    for item in ordered[:limit]:
-        table.add_row(item.rewrite.rule, escape(_what(item.rewrite)), escape(item.rewrite.node), escape(item.reason))
-    _rest(table, len(rejected) - limit)
+    """What lost to an overlapping rewrite is only counted unless everything is shown."""
+    beaten = [r for r in rejected if r.stage == "select"] if limit == SHOWN else []
+    shown = [r for r in rejected if r not in beaten]
+    table = _table(f"Tried and not kept ({len(rejected)})", "rule", "change", "at", "why")
+    groups = _grouped(shown, lambda r: (r.rewrite.rule, _what(r.rewrite), r.stage))
+    for items in groups[:limit]:
+        first = items[0]
+        table.add_row(first.rewrite.rule, escape(_what(first.rewrite)), _where(first, items), escape(first.reason))
+    _rest(table, len(groups) - limit)
+    if beaten:
+        table.add_row("", f"... and {len(beaten)} beaten by a better rewrite of the same place (-v shows them)")
+    return table
+
+
+Item = TypeVar("Item", Kept, Rejected)
+
+
+def _grouped(items: Iterable[Item], key: Callable[[Item], object]) -> list[list[Item]]:
+    """Items with equal keys together, in the order of their first."""
+    found: dict[object, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return list(found.values())
+
+
+def _where(first: Item, items: Sequence[Item]) -> str:
+    more = f" (+{len(items) - 1} more)" if len(items) > 1 else ""
+    return escape(first.rewrite.node) + more
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold", ratio=3 if heading in ("change", "why", "because") else None)
     return table
 
 
 def _what(rewrite: Rewrite) -> str:
-    settings = ", ".join(f"{k} {v}" for k, v in rewrite.settings.items())
+    settings = ", ".join(f"{k} {v}" for k, v in rewrite.settings.items() if isinstance(v, (str, int, float)))
     return f"{rewrite.title} ({settings})" if settings else rewrite.title
 
 
@@ -121,9 +149,7 @@ def _declined(report: Report, out: Console, limit: int) -> None:
     groups = Counter((d.rule, re.sub(r"'[^']*'", "a tensor", d.reason)) for d in report.declined)
     if not groups:
         return
-    table = Table(title=f"Declined ({len(report.declined)})", title_justify="left", box=None, pad_edge=False)
-    for heading in ("rule", "times", "because"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "times" else "left")
+    table = _table(f"Declined ({len(report.declined)})", "rule", "times", "because")
     for (rule, reason), count in groups.most_common(limit):
         table.add_row(rule, str(count), escape(reason))
     _rest(table, len(groups) - limit)
