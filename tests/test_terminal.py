@@ -19,7 +19,7 @@ SIZE = ModelSummary(10, 4_000_000, 1_000_000, {"Conv": 10})
 
 def timed(speedup: float) -> Comparison:
     rng = np.random.default_rng(0)
-    before, after, again = (rng.normal(m, 1e-5, 40) for m in (2e-3, 2e-3 / speedup, 2e-3))
+    before, after, again = (rng.normal(m, 1e-8, 40) for m in (2e-3, 2e-3 / speedup, 2e-3))
     return compare(before, after, again, seed=0)
 
 
