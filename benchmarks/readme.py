@@ -20,8 +20,10 @@ def filled(text: str) -> str:
     """README text with its marked blocks made anew."""
     rules = [f"| `{c.name}` | {c.summary} |" for c in cards(plugins=False)]
     text = _block(text, "rules", "\n".join(["| rule | what it does |", "|---|---|", *rules]))
-    command = "`python -m benchmarks.exact MODEL.onnx ...` regenerates this table; `python -m benchmarks.rules` shows where each"
-    command += " rule wins and where it loses (benchmarks/results/)."
+    command = (
+        "`python -m benchmarks.exact MODEL.onnx ...` makes this table anew; `python -m benchmarks.rules` shows where"
+        " each rule wins and where it loses (benchmarks/results/)."
+    )
     return _block(text, "results", RESULTS.read_text(encoding="utf-8").strip() + "\n\n" + command)
 
 
