@@ -30,5 +30,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measurements take a few rounds only. For tests in which no clock decides what happens."""
     plan = Plan(warmup=0.0, rounds=3, duration=0.0)
     monkeypatch.setattr("onnxtune.trial.REGION_PLAN", plan)
+    monkeypatch.setattr("onnxtune.trial.ENABLING_PLAN", plan)
     monkeypatch.setattr("onnxtune.tune.MODEL_PLAN", plan)
     monkeypatch.setattr("onnxtune.tune.CONFIRM_PLANS", (plan,))

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
+import onnxtune
 from onnxtune import Result, optimize
 from onnxtune.catalog import GROUP, cards, catalog, choose, plugin_rule, rules_folder
 from onnxtune.errors import RuleError, UsageError
@@ -86,8 +87,10 @@ def test_catalogue_and_cards_agree() -> None:
 
 
 def test_the_rules_folder_is_that_of_the_checkout_or_the_package() -> None:
-    assert rules_folder().is_dir()
-    assert rules_folder() in (ROOT / "rules", ROOT / "onnxtune" / "_rules")
+    package = Path(onnxtune.__file__).parent
+    assert rules_folder() in (package.parent / "rules", package / "_rules")
+    ours = {p.name: p.read_text() for p in (ROOT / "rules").glob("*.toml")}
+    assert {p.name: p.read_text() for p in rules_folder().glob("*.toml")} == ours
 
 
 # --- strict cards ----------------------------------------------------------------------------------------
