@@ -463,4 +463,4 @@ def test_random_graphs(data: st.DataObject) -> None:
             outputs.append(net.conv(name, c, 4))
     proto = net.model(*outputs)
     if any(isinstance(s, Proposal) for s in said_by(RULE, proto)):
-        assert_rewrites(RULE, proto, local=False)
+        assert_rewrites(RULE, proto)
