@@ -41,12 +41,19 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Channels:
-    """Result of the analysis. `axes`: tensors whose channels are known; `count`: how many identities."""
+    """Result of the analysis. `axes`: tensors whose channels are known; `count`: how many identities.
+
+    `held`: (count,) why an identity may not even be removed, as an index into `reasons` (0: it may).
+    `barriers`: keys of the nodes of which nothing is known.
+    """
 
     facts: Facts
     axes: Mapping[str, Axis]
     runs: Sequence[Run]
     count: int
+    held: Integers
+    reasons: Sequence[str]
+    barriers: frozenset[str]
 
     @cached_property
     def ends(self) -> Mapping[str, tuple[tuple[int, int], ...]]:
@@ -100,8 +107,10 @@ def analyse(facts: Facts) -> Channels:
     pinned = np.zeros(count, np.int64)  # index into reasons; 0: free
     for ids, reason in trace.pinned:
         _pin(pinned, identity[ids], reason, reasons)
+    held = pinned.copy()
     _check_pads(facts, axes, pinned, reasons)
-    return Channels(facts, axes, _runs(axes, count, pinned, reasons), count)
+    runs = _runs(axes, count, pinned, reasons)
+    return Channels(facts, axes, runs, count, held, reasons, frozenset(trace.barriers))
 
 
 def _trace(node: Node, trace: Trace) -> None:
@@ -114,6 +123,7 @@ def _trace(node: Node, trace: Trace) -> None:
             trace.pin(trace.axes[name], f"a subgraph of {node.op_type} reads '{name}'")
     if reason is None:
         return
+    trace.barriers.add(node.key)
     reason = reason if node.op_type in reason else f"{node.op_type}: {reason}"
     for name in node.inputs:
         if name in trace.axes:

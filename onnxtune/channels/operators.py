@@ -31,6 +31,7 @@ class Trace:
         self.axes: dict[str, Axis] = {}
         self.equal: list[tuple[Integers, Integers]] = []
         self.pinned: list[tuple[Integers, str]] = []
+        self.barriers: set[str] = set()
         self.count = 0
 
     def axis(self, tensor: str) -> Axis | None:

@@ -95,10 +95,10 @@ class Slice:
         if 1 not in axes:
             trace.axes[node.outputs[0]] = axis
             return None
-        limits = _limits(facts, node, axis.size)
-        if limits is None:
+        cuts = limits(facts, node, axis.size)
+        if cuts is None:
             return COMPUTED
-        part = axis.between(*limits)
+        part = axis.between(*cuts)
         if part is None or not len(part.ids):
             return CUT
         trace.axes[node.outputs[0]] = part
@@ -112,11 +112,11 @@ class Slice:
         if 1 not in axes:
             return edit.copy(node)
         axis = edit.axis(node.input(0))
-        limits = _limits(edit.facts, node, axis.size)
-        assert limits is not None, "trace has read them"
+        cuts = limits(edit.facts, node, axis.size)
+        assert cuts is not None, "trace has read them"
         place = axes.index(1)
         changed: dict[str, list[int]] = {}
-        for position, (name, limit) in enumerate(zip(("starts", "ends"), limits, strict=True), 1):
+        for position, (name, limit) in enumerate(zip(("starts", "ends"), cuts, strict=True), 1):
             values = integers(edit.facts, node, name, position) or []
             values[place] = axis.position(limit, edit.counts)
             changed[name] = values
@@ -226,8 +226,15 @@ def _avoids(facts: Facts, reader: Node, sizes: str, window: range) -> bool:
     return False
 
 
+def over_channels(facts: Facts, node: Node) -> bool:
+    """Does a Concat, Split or Slice work along the channels?"""
+    if node.is_op("Slice"):
+        return 1 in (_sliced_axes(facts, node) or [])
+    return _is_channels(node, rank(facts, node.outputs[0]) or 0)
+
+
 def _is_channels(node: Node, of: int) -> bool:
-    return normalised([node.attribute("axis", 0)], of) == [1]
+    return normalised([node.attribute("axis", 1 if node.is_op("Concat") else 0)], of) == [1]
 
 
 def _sliced_axes(facts: Facts, node: Node) -> list[int] | None:
@@ -243,7 +250,7 @@ def _sliced_axes(facts: Facts, node: Node) -> list[int] | None:
     return normalised(axes, of)
 
 
-def _limits(facts: Facts, node: Node, size: int) -> tuple[int, int] | None:
+def limits(facts: Facts, node: Node, size: int) -> tuple[int, int] | None:
     """Start and end on axis 1 as indices in 0 .. size; None when computed or with a step."""
     place = (_sliced_axes(facts, node) or []).index(1)
     starts, ends = integers(facts, node, "starts", 1), integers(facts, node, "ends", 2)

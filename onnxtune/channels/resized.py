@@ -7,6 +7,8 @@ Nodes that pick height and width out of a Shape belong to it too: the list of si
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from onnxtune.channels.axis import Integers
 from onnxtune.channels.flow import Channels
 from onnxtune.channels.operators import Edit
@@ -17,13 +19,21 @@ from onnxtune.proposal import Fragment
 
 def resize(channels: Channels, counts: Integers, label: str) -> tuple[frozenset[str], Fragment]:
     """The keys of the nodes to remove and what takes their place. `label` goes into new names."""
+    keys, fragment, _ = resize_named(channels, counts, label, ())
+    return keys, fragment
+
+
+def resize_named(
+    channels: Channels, counts: Integers, label: str, taken: Collection[str]
+) -> tuple[frozenset[str], Fragment, Mapping[str, str]]:
+    """The same; no new name is one of `taken`. Third: the names of the tensors that have got a new one."""
     facts = channels.facts
     edit = Edit(facts, channels.axes, counts, Builder("", (), facts.opset))
     region = [n for n in facts.nodes if any(edit.source(t) is not None for t in (*n.inputs, *n.outputs))]
     pickers = {reader.key for n in region if n.is_op("Shape") for reader in facts.consumers(n.outputs[0])}
     keys = frozenset({n.key for n in region} | pickers)
     region = [n for n in facts.nodes if n.key in keys]
-    edit.new = Builder(f"{min(keys)}/{label}", facts.names, facts.opset)
+    edit.new = Builder(f"{min(keys)}/{label}", facts.names | set(taken), facts.opset)
     visible: dict[str, str] = {}
     for node in region:
         known = operator(node)
@@ -36,4 +46,4 @@ def resize(channels: Channels, counts: Integers, label: str) -> tuple[frozenset[
             outside = any(reader.key not in keys for reader in facts.consumers(name))
             if outside or facts.is_output(name):
                 visible[name] = made
-    return keys, edit.new.finish(visible)
+    return keys, edit.new.finish(visible), {k: v for k, v in edit.names.items() if k not in visible}

@@ -1,0 +1,60 @@
+"""Several rewrites, one after the other, as one proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from onnxtune.apply import apply
+from onnxtune.channels.axis import Integers
+from onnxtune.channels.flow import Channels
+from onnxtune.channels.resized import resize_named
+from onnxtune.facts import Facts
+from onnxtune.proposal import Fragment, Proposal
+
+
+@dataclass(frozen=True)
+class State:
+    """A graph on its way from `first`. `names`: the tensors of `first` that have another name by now."""
+
+    first: Facts
+    facts: Facts
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def taken(self) -> frozenset[str]:
+        """Names that new tensors must not have."""
+        return self.first.names | self.facts.names
+
+    def replaced(self, fragments: Sequence[tuple[frozenset[str], Fragment]]) -> State:
+        """With regions (keys of nodes, replacement) rewritten; no tensor that stays changes its shape."""
+        if not fragments:
+            return self
+        proposals = [Proposal("", "", keys, fragment) for keys, fragment in fragments]
+        return State(self.first, Facts(apply(self.facts.model, proposals), self.facts.sizes), self.names)
+
+    def resized(self, channels: Channels, counts: Integers, label: str) -> State:
+        """With other numbers of channels. `channels` may be an analysis of the graph with other weights."""
+        keys, fragment, renamed = resize_named(channels, counts, label, self.taken)
+        after = apply(channels.facts.model, [Proposal("", "", keys, fragment)])
+        before = {t: self.names.get(t, t) for t in {*self.names, *(renamed.keys() & self.first.names)}}
+        names = {t: renamed.get(now, now) for t, now in before.items()}
+        return State(self.first, Facts(after, self.facts.sizes), names)
+
+    def width(self, tensor: str) -> int:
+        """How many channels a tensor of the first graph has now; 0 when it is gone."""
+        return self.facts.channels(self.names.get(tensor, tensor)) or 0
+
+    def difference(self, also: Collection[str]) -> tuple[frozenset[str], Fragment]:
+        """What leads from the first graph to this one: the keys to remove and the replacement.
+
+        `also`: keys of nodes that belong to the region though they stay as they are.
+        """
+        before, after = self.first, self.facts
+        same = {n.key for n in after.nodes if n.key in before.by_key and n.proto == before.by_key[n.key].proto}
+        kept = same - set(also)
+        nodes = tuple(n.proto for n in after.nodes if n.key not in kept)
+        used = {i for n in nodes for i in n.input}
+        stored = {i.name for i in before.model.proto.graph.initializer}
+        weights = [i for i in after.model.proto.graph.initializer if i.name in used and i.name not in stored]
+        return frozenset(before.by_key.keys() - kept), Fragment(nodes, tuple(weights))

@@ -1,0 +1,114 @@
+"""Conv, ConvTranspose, Gemm and MatMul in one form: rows over the channels of their input.
+
+    y[r] = bias[r] + sum_c (w[r, starts[c] : starts[c + 1]] applied to channel c)
+
+A convolution has one weight per tap and channel; after Flatten a channel has as many columns as its map
+has elements. Depthwise convolutions are not meant here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxtune.channels.axis import Integers
+from onnxtune.channels.contracting import is_depthwise
+from onnxtune.channels.flow import Channels
+from onnxtune.facts import Node
+from onnxtune.fragment import Builder
+
+Vector = NDArray[np.float64]
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """w: (rows, columns); starts: (channels,) first column of each channel; bias: (rows,).
+
+    `uniform`: a constant channel gives the same value at every place of the output, since no zeros
+    are put around it. `shape`, `dtype`: of the stored weights.
+    """
+
+    node: Node
+    w: Vector
+    starts: Integers
+    bias: Vector
+    uniform: bool
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def uses(self) -> NDArray[np.bool_]:
+        """(rows, channels): is any weight other than 0?"""
+        return np.asarray(np.logical_or.reduceat(self.w != 0, self.starts, axis=1))
+
+    @property
+    def sums(self) -> Vector:
+        """(rows, channels): the sum of the weights."""
+        return np.asarray(np.add.reduceat(self.w, self.starts, axis=1))
+
+    def columns(self, channel: int) -> Integers:
+        end = self.starts[channel + 1] if channel + 1 < len(self.starts) else self.w.shape[1]
+        return np.arange(self.starts[channel], end)
+
+    def write(self, new: Builder, x: str, w: Vector, bias: Vector) -> str:
+        """The node on `x` with other weights of the same shape."""
+        node, values = self.node, w.astype(self.dtype)
+        stored: NDArray[Any] | None = bias.astype(self.dtype) if node.input(2) or bias.any() else None
+        if node.op_type in ("Conv", "ConvTranspose"):
+            return new.copy(node.proto, [x, self._as_kernel(values), *([] if stored is None else [stored])])[0]
+        if node.op_type == "Gemm":
+            placed = values if node.attribute("transB", 0) else values.T
+            return new.copy(node.proto, [x, placed, *([] if stored is None else [stored])], alpha=None, beta=None)[0]
+        return str(new.MatMul(x, values.T) if stored is None else new.Gemm(x, values.T, stored))
+
+    def _as_kernel(self, w: NDArray[Any]) -> NDArray[Any]:
+        taps = w.reshape(w.shape[0], len(self.starts), -1)
+        taps = taps.swapaxes(0, 1) if self.node.op_type == "ConvTranspose" else taps
+        return taps.reshape(self.shape)
+
+
+def layers(channels: Channels) -> list[Node]:
+    """Nodes that sum over channels, in order."""
+    facts = channels.facts
+    found = [n for n in facts.nodes if n.is_op(*LAYERS) and n.key not in channels.barriers]
+    return [n for n in found if not (n.is_op("Conv", "ConvTranspose") and is_depthwise(n))]
+
+
+def linear(channels: Channels, node: Node) -> Linear | None:
+    """The node of `layers` in the common form; None where it has a bias per row of the batch."""
+    facts, axis = channels.facts, channels.axes.get(node.input(0))
+    stored = facts.constant(node.input(1))
+    assert stored is not None, "trace has proved that the weights are constant"
+    given = facts.constant(node.input(2)) if node.input(2) else None
+    w = stored.astype(np.float64)
+    if node.is_op("Conv", "ConvTranspose"):
+        w = w.swapaxes(0, 1) if node.op_type == "ConvTranspose" else w
+        rows, into = w.shape[:2]
+        bias = np.zeros(rows) if given is None else given.astype(np.float64)
+        uniform = node.op_type == "Conv" and not is_padded(node)
+        starts = _starts(np.full(into, w[0, 0].size))
+        return Linear(node, w.reshape(rows, -1), starts, bias, uniform, stored.shape, stored.dtype)
+    if not (node.is_op("Gemm") and node.attribute("transB", 0)):
+        w = w.T
+    alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)
+    if given is not None and given.size not in (1, given.shape[-1] if given.ndim else 1):
+        return None
+    bias = np.zeros(len(w)) if given is None else np.broadcast_to(beta * given.astype(np.float64).ravel(), (len(w),))
+    blocks = np.ones(w.shape[1], np.int64) if axis is None else axis.blocks
+    return Linear(node, alpha * w, _starts(blocks), bias, True, stored.shape, stored.dtype)
+
+
+def is_padded(node: Node) -> bool:
+    """May the window reach beyond the map?"""
+    automatic = node.attribute("auto_pad", "NOTSET")
+    return automatic.startswith("SAME") or (automatic == "NOTSET" and any(node.attribute("pads", [])))
+
+
+def _starts(blocks: Integers | Sequence[int]) -> Integers:
+    sizes = np.asarray(blocks, np.int64)
+    return np.cumsum(sizes) - sizes

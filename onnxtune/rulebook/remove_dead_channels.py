@@ -1,0 +1,140 @@
+"""Channels without influence on the outputs are removed.
+
+Forward: a channel is constant when its filter is 0 (its value is the bias) or its BatchNormalization
+has gamma = 0 (the value is beta); activations, pools, sums... of constants are constant. Backward: a channel is
+needed only by a layer that has weights for it. Let K be the channels of a layer's input that stay, S the others:
+
+    y = b + sum_{c in K} W_c * x_c + sum_{c in S} W_c * x_c
+
+    W_c = 0            dead: nothing is lost
+    x_c = v_c          without zeros around the map (and in Gemm):  b' = b + sum_{c in S} v_c sum(W_c)
+    x_c = v_c != 0     with zeros around the map, W_c * v_c is another value at the border, which no bias
+                       holds. A constant channel k of K has the same border: W'_k = W_k + sum_{c in S} v_c / v_k W_c
+
+Rows of layers, and all that works on single channels, lose the places of S. Channels that are added
+go together or not at all; an operand of a sum that is constant in all channels becomes a weight, and the
+branch that made it goes. `onnxtune.channels` finds the least set of channels that must stay.
+
+Fewer channels can be slower, when their number no longer fits the kernels' blocks (pad_channels): the
+same removal is also proposed with the remaining channels padded with zeros to multiples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from onnxtune.channels.compose import State
+from onnxtune.channels.constants import constants
+from onnxtune.channels.cost import SLOWNESS, Costs, Target, rounded
+from onnxtune.channels.flow import Channels, analyse
+from onnxtune.channels.linear import layers
+from onnxtune.channels.removal import Plan, plan, support, without, without_constant_operands
+from onnxtune.channels.search import aligned_options, descend
+from onnxtune.facts import Facts
+from onnxtune.proposal import Decline, Proposal
+
+NAME = "remove_dead_channels"
+ROUNDS = 8
+OVERHEAD = 0.5
+"""Most extra arithmetic of a convolution for alignment, as in pad_channels."""
+PADDING, DEAD, ZERO = "padding", "dead", "constant 0"
+BIAS, CARRIED = "constant, in a bias", "constant, carried by another channel"
+
+
+def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | Decline]:
+    channels = analyse(facts)
+    values = constants(channels)
+    why: Counter[str] = Counter()
+    start = state = State(facts, facts)
+    for _ in range(ROUNDS):
+        before, state = state, without_constant_operands(state, NAME)
+        found = plan(analyse(state.facts))
+        if not found.kept.all():
+            why.update(_reasons(found))
+            state = without(state, found, NAME)
+        if state is before:
+            break
+    if state is not start:
+        also = support(channels, values, state.difference(())[0])
+        aligned = list(_aligned(state, settings["provider"]))
+        only_padding = why.keys() == {PADDING}
+        for rewritten in aligned[:1] if only_padding else aligned:
+            proposal = _proposal(channels, rewritten, also, why)
+            if proposal.details["tensors"] or len(rewritten.facts.nodes) < len(facts.nodes):
+                yield proposal
+    yield from _held(channels, values)
+
+
+def _reasons(found: Plan) -> Counter[str]:
+    """How many channels are removed, by the reason; one that has several counts for the strongest."""
+    reason = np.array([DEAD] * len(found.kept), dtype=object)
+    for layer in found.layers:
+        spared, ids = found.spared(layer), found.ids(layer)
+        zero = layer.uses[found.rows(layer)].any(axis=0) & (found.values[layer.node.input(0)] == 0)
+        reason[ids[zero & (reason[ids] == DEAD)]] = ZERO
+        reason[ids[spared & (reason[ids] != CARRIED)]] = BIAS if layer.uniform else CARRIED
+    for layer in found.layers:
+        ids = found.channels.axes[layer.node.outputs[0]].ids
+        empty = ~layer.uses.any(axis=1) & (layer.bias == 0)
+        reason[ids[empty & (reason[ids] == DEAD)]] = PADDING
+    return Counter(reason[~found.kept].tolist())
+
+
+def _aligned(state: State, provider: str) -> Iterator[State]:
+    """The same network with the channel counts that have become smaller padded again, not above what they were.
+
+    First as the cost model would have it, then in multiples.
+    """
+    channels, target = analyse(state.facts), Target.of(provider)
+    costs = Costs(channels, target, SLOWNESS[-1])
+    old = {now: tensor for tensor, now in state.names.items()}
+    most = {
+        r.index: r.size + (state.first.channels(old[r.tensor]) or 0) - state.width(old[r.tensor])
+        for r in channels.runs
+        if not r.reason and r.tensor in old and costs.terms[r.index]
+    }
+    runs = [channels.runs[i] for i in most]
+    options = {i: [n for n in sizes if n <= most[i]] for i, sizes in aligned_options(costs, runs).items()}
+    choices = [descend(costs, options, OVERHEAD), {}]
+    for step in dict.fromkeys((target.multiple(costs.half), target.block or 8)):
+        sizes = {r.index: min(rounded(r.size, step), most[r.index]) for r in runs}
+        choices.append({i: n for i, n in sizes.items() if n != channels.runs[i].size})
+    tried: list[dict[int, int]] = []
+    for sizes in choices:
+        if sizes not in tried:
+            tried.append(sizes)
+            yield state.resized(channels, channels.padded(sizes), NAME) if sizes else state
+
+
+def _proposal(channels: Channels, state: State, also: set[str], why: Counter[str]) -> Proposal:
+    removes, fragment = state.difference(also)
+    made = [n.outputs[0] for n in layers(channels)]
+    tensors = [
+        {"tensor": t, "from": state.first.channels(t), "to": state.width(t)}
+        for t in made
+        if state.first.channels(t) != state.width(t)
+    ]
+    counts = dict.fromkeys(f"{t['from']} -> {t['to']}" for t in tensors)
+    title = f"{why.total()} channels removed ({', '.join(counts)})" if counts else "constant branches removed"
+    sizes = {str(t["tensor"]): t["to"] for t in tensors}
+    return Proposal(
+        NAME, title, removes, fragment, settings={"channels": sizes}, details={"tensors": tensors, "why": dict(why)}
+    )
+
+
+def _held(channels: Channels, values: Mapping[str, Any]) -> Iterator[Decline]:
+    """Constant channels that must stay."""
+    said: set[str] = set()
+    for tensor, axis in channels.axes.items():
+        held = channels.held[axis.ids]
+        constant = np.isfinite(values[tensor]) & (held > 0)
+        for index in np.unique(held[constant]).tolist():
+            reason = channels.reasons[index]
+            if reason not in said:
+                said.add(reason)
+                number = np.count_nonzero(constant & (held == index))
+                yield Decline(NAME, tensor, f"{number} constant channel{'s' if number > 1 else ''}: {reason}")
