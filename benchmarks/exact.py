@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/exact.json"))
+    parser.add_argument("--add", action="store_true", help="add to the results in OUTPUT, replacing the same models")
     arguments = parser.parse_args()
     target = Target(threads=arguments.threads)
     results: dict[str, Any] = {
@@ -163,7 +164,12 @@ def main() -> None:
         "models": [],
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.add and arguments.output.exists():
+        known = json.loads(arguments.output.read_text())
+        assert all(known[k] == results[k] for k in ("device", "threads")), "results of another machine"
+        results["models"] = known["models"]
     for path in arguments.models:
+        results["models"] = [m for m in results["models"] if m["model"] != path.stem]
         results["models"].append(run(path, target))
         arguments.output.write_text(json.dumps(results))
         arguments.output.with_suffix(".md").write_text(markdown(results))
