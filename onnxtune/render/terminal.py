@@ -16,6 +16,7 @@ from rich.table import Table
 from onnxtune.compare import Comparison
 from onnxtune.report import Kept, ModelSummary, Rejected, Report, Rewrite
 
+ENABLING = "lets other rules fire"
 SHOWN = 12
 """Rows of a table before the rest is only counted (all with -v)."""
 
@@ -93,7 +94,9 @@ def _kept(kept: tuple[Kept, ...], limit: int) -> Table:
     groups = _grouped(kept, lambda k: (k.rewrite.rule, k.rewrite.title, k.reason))
     for items in groups[:limit]:
         first = max(items, key=lambda k: k.comparison.saved if k.comparison else 0.0)
-        gain = ratio(first.comparison) if first.comparison and first.reason == "faster" else first.reason
+        gain = "" if first.reason == "faster" else first.reason
+        if first.comparison and first.reason != ENABLING:
+            gain = f"{ratio(first.comparison)} {gain}".rstrip()
         errors = [k.error for k in items if k.error is not None]
         error = f"{max(errors):.0e}" if errors else ""
         table.add_row(first.rewrite.rule, escape(first.rewrite.title), _where(first, items), gain, error)

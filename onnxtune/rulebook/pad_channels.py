@@ -57,7 +57,11 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
     reasons: dict[str, list[str]] = {}
     for run in runs:
         if run.size % step and run.size > step and run.index not in chosen:
-            reason = run.reason or f"the cost model expects nothing of {rounded(run.size, step)}"
+            reason = run.reason or (
+                f"the cost model expects nothing of {rounded(run.size, step)}"
+                if settings["policy"] == "auto"
+                else f"the policy's next size adds more than max_overhead ({overhead:g}) to a convolution"
+            )
             reasons.setdefault(f"{run.size} channels: {reason}", []).append(run.tensor)
     for reason, tensors in reasons.items():
         yield Decline(NAME, tensors[0], reason + (f" (and {len(tensors) - 1} more)" if tensors[1:] else ""))
