@@ -107,7 +107,7 @@ def test_cuda_wants_multiples_of_8_in_half_precision() -> None:
 def test_policies() -> None:
     fires(chain(9), "9 -> 10", policy="multiple:5")
     fires(chain(9), "9 -> 16", policy="pow2")
-    assert_declines("pad_channels", chain(9), "expects nothing", settings={**ALL, "max_overhead": 0.2})
+    assert_declines("pad_channels", chain(9), "max_overhead", settings={**ALL, "max_overhead": 0.2})
     with pytest.raises(RuleError, match="multiple:N"):
         said_by("pad_channels", chain(9), {"policy": "multiple:x"})
 
