@@ -15,7 +15,7 @@ whose output is needed, the columns that cannot be spared.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,17 +138,8 @@ def _carriers(found: Plan) -> set[int]:
 
 def without(state: State, found: Plan, label: str) -> State:
     """The network without the channels that the plan of it spares."""
-    new = Builder(f"{label}/weights", state.taken, state.facts.opset)
-    made: dict[str, str] = {}
-    keys = set()
-    for layer in found.layers:
-        result = _share(found, layer)
-        if result is not None:
-            x, y = layer.node.input(0), layer.node.outputs[0]
-            made[y] = layer.write(new, made.get(x, x), *result)
-            keys.add(layer.node.key)
-    shared = state.replaced([(frozenset(keys), new.finish(made))] if keys else [])
-    return shared.resized(replace(found.channels, facts=shared.facts), found.kept.astype(np.int64), label)
+    made = {x.node.outputs[0]: new for x in found.layers if (new := _share(found, x)) is not None}
+    return state.reweighted(found.layers, made, label).without(found.channels, found.kept, label)
 
 
 def _share(found: Plan, layer: Linear) -> tuple[Vector, Vector] | None:
