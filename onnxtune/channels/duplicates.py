@@ -31,13 +31,13 @@ from onnxtune.channels.rearranging import over_channels, parts
 from onnxtune.facts import Facts, Node
 
 ULPS = 4.0
-"""How far proportional rows may be apart, in units of the rounding of their largest weight."""
+"""How far proportional rows may be apart, in units of the rounding of their largest weight (of the bias itself)."""
 CLOSE = 1e-5
 """How far their projections may be apart. (float32 weights are known to 1e-7 of themselves.)"""
-SAME = ("Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
 HOMOGENEOUS = (
     "Relu", "LeakyRelu", "Abs", "Neg", "Resize", "Upsample", "Transpose", "MaxPool", "AveragePool", "GlobalMaxPool",
-    "GlobalAveragePool", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum",
+    "GlobalAveragePool", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "Flatten", "Reshape",
+    "Squeeze", "Unsqueeze",
 )  # fmt: skip
 """f(a x) = a f(x) for a > 0."""
 
@@ -72,20 +72,24 @@ class Multiples:
         start = self.fresh(len(factors)).labels[0] if len(factors) else 0
         return Marks(start + labels.ravel(), factors)
 
-    def proportional(self, rows: Vector, keys: Vector, roundoff: float) -> Marks:
-        """New labels for the channels that agree in `keys` and whose rows are positive multiples."""
-        size = np.linalg.norm(rows, axis=1)
-        unit = rows / np.where(size > 0, size, 1.0)[:, None]
-        projection = unit @ np.random.default_rng(0).standard_normal(rows.shape[1])
+    def proportional(self, rows: Vector, shifts: Vector, keys: NDArray[Any], roundoff: float) -> Marks:
+        """New labels for the channels that agree in `keys` and are positive multiples of each other.
+
+        rows: (channels, weights); shifts: (channels,) what is added.
+        """
+        both = np.concatenate([rows, shifts[:, None]], axis=1)
+        size = np.linalg.norm(both, axis=1)
+        unit = both / np.where(size > 0, size, 1.0)[:, None]
+        projection = unit @ np.random.default_rng(0).standard_normal(both.shape[1])
         made = self.fresh(len(rows))
         labels, factors = made.labels.copy(), np.ones(len(rows))
-        order = np.lexsort((projection, keys))
         heads: list[int] = []
-        for i in order.tolist():
+        for i in np.lexsort((projection, keys)).tolist():
             heads = [h for h in heads if keys[h] == keys[i] and projection[i] - projection[h] <= CLOSE]
             for head in heads:
-                allowed = ULPS * roundoff * np.abs(unit[head]).max()
-                if np.abs(unit[head] - unit[i]).max() <= allowed:
+                allowed = ULPS * roundoff * np.abs(unit[head])
+                allowed[:-1] = allowed[:-1].max(initial=0.0)
+                if (np.abs(unit[head] - unit[i]) <= allowed).all():
                     labels[i] = labels[head]
                     factors[i] = size[i] / size[head] if size[head] > 0 else 1.0
                     break
@@ -129,7 +133,7 @@ def _marks(found: Multiples, node: Node, outputs: list[str]) -> list[Marks] | No
         return [x.part(p.ids) for o, p in zip(node.outputs, pieces, strict=True) if o in outputs]
     if node.is_op("Split", "Slice"):
         return [found.together(x.factors, x.labels) for _ in outputs]
-    if node.is_op(*SAME):
+    if node.is_op("Identity", "Dropout"):
         return [x]
     if node.is_op("BatchNormalization"):
         return [_normalized(found, node, x)]
@@ -150,8 +154,7 @@ def _layer(found: Multiples, node: Node) -> list[Marks] | None:
     if layer is None:
         return None
     w = layer.w if x is None else _summed(layer, x)
-    rows = np.concatenate([w, layer.bias[:, None]], axis=1)
-    return [found.proportional(rows, np.zeros(len(rows)), _roundoff(layer.dtype))]
+    return [found.proportional(w, layer.bias, np.zeros(len(w)), _roundoff(layer.dtype))]
 
 
 def _summed(layer: Linear, x: Marks) -> Vector:
@@ -173,10 +176,12 @@ def _normalized(found: Multiples, node: Node, x: Marks) -> Marks:
     scale, shift, mean, variance = (np.asarray(v, np.float64) for v in values)
     with np.errstate(all="ignore"):
         factor = scale / np.sqrt(variance + node.attribute("epsilon", 1e-5))
-    rows = np.stack([factor * x.factors, shift - mean * factor], axis=1)
-    if not np.isfinite(rows).all():
-        return found.fresh(len(rows))
-    return found.proportional(rows, x.labels, _roundoff(values[0].dtype) if values[0] is not None else 0.0)
+        shifts = shift - mean * factor
+    if not (np.isfinite(factor).all() and np.isfinite(shifts).all()):
+        return found.fresh(len(factor))
+    return found.proportional(
+        (factor * x.factors)[:, None], shifts, x.labels, _roundoff(values[0].dtype) if values[0] is not None else 0.0
+    )
 
 
 def _depthwise(found: Multiples, node: Node, x: Marks) -> Marks:
@@ -185,7 +190,7 @@ def _depthwise(found: Multiples, node: Node, x: Marks) -> Marks:
     size = len(x.labels)
     shift = np.zeros(size) if bias is None else bias.astype(np.float64)
     taps = w.reshape(size, -1).astype(np.float64) * x.factors[:, None]
-    return found.proportional(np.concatenate([taps, shift[:, None]], axis=1), x.labels, _roundoff(w.dtype))
+    return found.proportional(taps, shift, x.labels, _roundoff(w.dtype))
 
 
 def _concat(found: Multiples, node: Node) -> list[Marks] | None:
@@ -239,7 +244,8 @@ def _product(found: Multiples, node: Node) -> list[Marks] | None:
         return [joint]
     if fixed[0] is None:
         return None
-    return [found.proportional(fixed[0] * factors[:, None], joint.labels, _roundoff(facts.dtype(node.outputs[0])))]
+    roundoff = _roundoff(facts.dtype(node.outputs[0]))
+    return [found.proportional(fixed[0] * factors[:, None], np.zeros(size), joint.labels, roundoff)]
 
 
 def _rows(facts: Facts, node: Node, name: str, size: int) -> Vector | None:
