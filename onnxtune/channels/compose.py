@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onnxtune.apply import apply
 from onnxtune.channels.axis import Integers
 from onnxtune.channels.flow import Channels
+from onnxtune.channels.linear import Linear, Vector
 from onnxtune.channels.resized import resize_named
 from onnxtune.facts import Facts
+from onnxtune.fragment import Builder
 from onnxtune.proposal import Fragment, Proposal
 
 
@@ -33,8 +38,23 @@ class State:
         proposals = [Proposal("", "", keys, fragment) for keys, fragment in fragments]
         return State(self.first, Facts(apply(self.facts.model, proposals), self.facts.sizes), self.names)
 
+    def reweighted(self, layers: Sequence[Linear], made: Mapping[str, tuple[Vector, Vector]], label: str) -> State:
+        """With new weights and biases of the same shapes; `made`: output of a layer -> those."""
+        new = Builder(f"{label}/weights", self.taken, self.facts.opset)
+        outputs: dict[str, str] = {}
+        for layer in layers:
+            x, y = layer.node.input(0), layer.node.outputs[0]
+            if y in made:
+                outputs[y] = layer.write(new, outputs.get(x, x), *made[y])
+        keys = frozenset(n.key for layer in layers if (n := layer.node).outputs[0] in made)
+        return self.replaced([(keys, new.finish(outputs))] if keys else [])
+
+    def without(self, channels: Channels, kept: NDArray[np.bool_], label: str) -> State:
+        """With only some channels; `channels` is an analysis of this graph before it got new weights."""
+        return self.resized(replace(channels, facts=self.facts), kept.astype(np.int64), label)
+
     def resized(self, channels: Channels, counts: Integers, label: str) -> State:
-        """With other numbers of channels. `channels` may be an analysis of the graph with other weights."""
+        """With other numbers of channels, see axis.py. `channels`: an analysis of this graph."""
         keys, fragment, renamed = resize_named(channels, counts, label, self.taken)
         after = apply(channels.facts.model, [Proposal("", "", keys, fragment)])
         before = {t: self.names.get(t, t) for t in {*self.names, *(renamed.keys() & self.first.names)}}

@@ -22,7 +22,7 @@ from onnxtune.channels.flow import Channels
 from onnxtune.channels.linear import LAYERS, Vector, is_padded, linear
 from onnxtune.channels.pointwise import operand
 from onnxtune.channels.ranges import UNARY
-from onnxtune.channels.rearranging import limits, over_channels
+from onnxtune.channels.rearranging import over_channels, parts
 from onnxtune.facts import Facts, Node
 
 Of = Callable[[str], Vector]
@@ -106,14 +106,8 @@ def _cut(channels: Channels, node: Node, x: Vector, outputs: list[str]) -> list[
     facts, axis = channels.facts, channels.axes[node.input(0)]
     if not over_channels(facts, node):
         return [x for _ in outputs]
-    places = Axis(np.arange(len(axis.ids)), axis.blocks)
-    if node.op_type == "Slice":
-        bounds = [limits(facts, node, axis.size)]
-    else:
-        ends = np.cumsum([facts.channels(o) or 0 for o in node.outputs]).tolist()
-        bounds = [b for o, b in zip(node.outputs, zip([0, *ends], ends, strict=False), strict=True) if o in outputs]
-    parts = [None if b is None else places.between(*b) for b in bounds]
-    return [np.empty(0) if p is None else x[p.ids] for p in parts]
+    pieces = parts(facts, node, Axis(np.arange(len(axis.ids)), axis.blocks))
+    return [x[p.ids] for o, p in zip(node.outputs, pieces, strict=True) if o in outputs]
 
 
 _COMBINE: dict[str, Callable[..., Any]] = {

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxtune.channels.axis import joined
+from onnxtune.channels.axis import Axis, joined
 from onnxtune.channels.operators import UNKNOWN, Edit, Pads, SameLayout, Trace, integers, normalised, rank
 from onnxtune.channels.ranges import ANY, Range, hull
 from onnxtune.facts import Facts, Node
@@ -231,6 +231,18 @@ def over_channels(facts: Facts, node: Node) -> bool:
     if node.is_op("Slice"):
         return 1 in (_sliced_axes(facts, node) or [])
     return _is_channels(node, rank(facts, node.outputs[0]) or 0)
+
+
+def parts(facts: Facts, node: Node, axis: Axis) -> list[Axis]:
+    """What the outputs of a Split or Slice along the channels hold of the input's axis."""
+    if node.is_op("Slice"):
+        bounds = [limits(facts, node, axis.size)]
+    else:
+        ends = np.cumsum([facts.channels(o) or 0 for o in node.outputs]).tolist()
+        bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+    cut = [None if b is None else axis.between(*b) for b in bounds]
+    assert None not in cut, "trace has found them"
+    return [c for c in cut if c is not None]
 
 
 def _is_channels(node: Node, of: int) -> bool:

@@ -15,7 +15,7 @@ whose output is needed, the columns that cannot be spared.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from onnxtune.channels.constants import constants, transfer
 from onnxtune.channels.flow import Channels, analyse
 from onnxtune.channels.linear import Linear, Vector, layers, linear
 from onnxtune.channels.pointwise import operand
-from onnxtune.facts import Node
+from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
 
 NEAR = 0.1
@@ -71,8 +71,10 @@ def plan(channels: Channels) -> Plan:
             read.append(layer)
         elif axis is not None:
             kept[axis.ids] = True
+    useful = _useful(facts)
     for tensor, axis in channels.axes.items():
-        if not facts.consumers(tensor):
+        maker = facts.producer(tensor)
+        if maker is not None and maker.key not in useful:
             kept[axis.ids] = True  # leads nowhere: not ours to tidy up
     found = Plan(channels, constants(channels), read, kept)
     found.idle = {layer.node.key: _idle(found, layer.node.outputs[0]) for layer in read}
@@ -82,6 +84,16 @@ def plan(channels: Channels) -> Plan:
         if not more:
             return found
         kept[list(more)] = True
+
+
+def _useful(facts: Facts) -> set[str]:
+    """Keys of the nodes that lead to a graph output."""
+    found: set[str] = set()
+    for node in reversed(facts.nodes):
+        readers = (r for o in node.outputs for r in facts.consumers(o))
+        if any(facts.is_output(o) for o in node.outputs) or any(r.key in found for r in readers):
+            found.add(node.key)
+    return found
 
 
 def _need(found: Plan) -> None:
@@ -138,17 +150,8 @@ def _carriers(found: Plan) -> set[int]:
 
 def without(state: State, found: Plan, label: str) -> State:
     """The network without the channels that the plan of it spares."""
-    new = Builder(f"{label}/weights", state.taken, state.facts.opset)
-    made: dict[str, str] = {}
-    keys = set()
-    for layer in found.layers:
-        result = _share(found, layer)
-        if result is not None:
-            x, y = layer.node.input(0), layer.node.outputs[0]
-            made[y] = layer.write(new, made.get(x, x), *result)
-            keys.add(layer.node.key)
-    shared = state.replaced([(frozenset(keys), new.finish(made))] if keys else [])
-    return shared.resized(replace(found.channels, facts=shared.facts), found.kept.astype(np.int64), label)
+    made = {x.node.outputs[0]: new for x in found.layers if (new := _share(found, x)) is not None}
+    return state.reweighted(found.layers, made, label).without(found.channels, found.kept, label)
 
 
 def _share(found: Plan, layer: Linear) -> tuple[Vector, Vector] | None:
@@ -177,9 +180,10 @@ def without_constant_operands(state: State, label: str) -> State:
     channels = analyse(facts)
     values = constants(channels)
     fragments = []
+    useful = _useful(facts)
     for node in facts.nodes:
         position = _constant_operand(channels, values, node)
-        if position is None:
+        if position is None or node.key not in useful:
             continue
         x = values[node.input(position)]
         new = Builder(f"{node.key}/{label}", state.taken, facts.opset)

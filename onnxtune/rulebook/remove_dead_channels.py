@@ -27,20 +27,16 @@ from typing import Any
 
 import numpy as np
 
+from onnxtune.channels.candidates import candidates
 from onnxtune.channels.compose import State
 from onnxtune.channels.constants import constants
-from onnxtune.channels.cost import SLOWNESS, Costs, Target, rounded
 from onnxtune.channels.flow import Channels, analyse
-from onnxtune.channels.linear import layers
 from onnxtune.channels.removal import Plan, plan, support, without, without_constant_operands
-from onnxtune.channels.search import aligned_options, descend
 from onnxtune.facts import Facts
 from onnxtune.proposal import Decline, Proposal
 
 NAME = "remove_dead_channels"
 ROUNDS = 8
-OVERHEAD = 0.5
-"""Most extra arithmetic of a convolution for alignment, as in pad_channels."""
 PADDING, DEAD, ZERO = "padding", "dead", "constant 0"
 BIAS, CARRIED = "constant, in a bias", "constant, carried by another channel"
 
@@ -60,12 +56,13 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
             break
     if state is not start:
         also = support(channels, values, state.difference(())[0])
-        aligned = list(_aligned(state, settings["provider"]))
+        found_all = list(candidates(state, settings["provider"], NAME))
         only_padding = why.keys() == {PADDING}
-        for rewritten in aligned[:1] if only_padding else aligned:
-            proposal = _proposal(channels, rewritten, also, why)
-            if proposal.details["tensors"] or len(rewritten.facts.nodes) < len(facts.nodes):
-                yield proposal
+        for small in found_all[:1] if only_padding else found_all:
+            yield Proposal(
+                NAME, small.title(f"{why.total()} channels removed"), *small.state.difference(also),
+                settings={"channels": small.sizes}, details={"tensors": small.tensors, "why": dict(why)},
+            )  # fmt: skip
     yield from _held(channels, values)
 
 
@@ -82,48 +79,6 @@ def _reasons(found: Plan) -> Counter[str]:
         empty = ~layer.uses.any(axis=1) & (layer.bias == 0)
         reason[ids[empty & (reason[ids] == DEAD)]] = PADDING
     return Counter(reason[~found.kept].tolist())
-
-
-def _aligned(state: State, provider: str) -> Iterator[State]:
-    """The same network with the channel counts that have become smaller padded again, not above what they were.
-
-    First as the cost model would have it, then in multiples.
-    """
-    channels, target = analyse(state.facts), Target.of(provider)
-    costs = Costs(channels, target, SLOWNESS[-1])
-    old = {now: tensor for tensor, now in state.names.items()}
-    most = {
-        r.index: r.size + (state.first.channels(old[r.tensor]) or 0) - state.width(old[r.tensor])
-        for r in channels.runs
-        if not r.reason and r.tensor in old and costs.terms[r.index]
-    }
-    runs = [channels.runs[i] for i in most]
-    options = {i: [n for n in sizes if n <= most[i]] for i, sizes in aligned_options(costs, runs).items()}
-    choices = [descend(costs, options, OVERHEAD), {}]
-    for step in dict.fromkeys((target.multiple(costs.half), target.block or 8)):
-        sizes = {r.index: min(rounded(r.size, step), most[r.index]) for r in runs}
-        choices.append({i: n for i, n in sizes.items() if n != channels.runs[i].size})
-    tried: list[dict[int, int]] = []
-    for sizes in choices:
-        if sizes not in tried:
-            tried.append(sizes)
-            yield state.resized(channels, channels.padded(sizes), NAME) if sizes else state
-
-
-def _proposal(channels: Channels, state: State, also: set[str], why: Counter[str]) -> Proposal:
-    removes, fragment = state.difference(also)
-    made = [n.outputs[0] for n in layers(channels)]
-    tensors = [
-        {"tensor": t, "from": state.first.channels(t), "to": state.width(t)}
-        for t in made
-        if state.first.channels(t) != state.width(t)
-    ]
-    counts = dict.fromkeys(f"{t['from']} -> {t['to']}" for t in tensors)
-    title = f"{why.total()} channels removed ({', '.join(counts)})" if counts else "constant branches removed"
-    sizes = {str(t["tensor"]): t["to"] for t in tensors}
-    return Proposal(
-        NAME, title, removes, fragment, settings={"channels": sizes}, details={"tensors": tensors, "why": dict(why)}
-    )
 
 
 def _held(channels: Channels, values: Mapping[str, Any]) -> Iterator[Decline]:

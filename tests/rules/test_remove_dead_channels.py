@@ -388,6 +388,15 @@ def test_declines_weights_that_a_caller_may_feed() -> None:
     assert_declines(RULE, net.model(net.conv(y, 6, 4)), None)
 
 
+def test_declines_branches_that_nobody_uses() -> None:
+    def idle(net: Net, y: str) -> str:
+        net.add("Add", y, net.conv("x", 3, 6))
+        net.conv(mute(net, net.conv("x", 3, 6), slice(None), 0.0), 6, 2)
+        return net.conv("x", 3, 4)
+
+    refused(idle, None)
+
+
 # --- random graphs -----------------------------------------------------------------------------------
 
 

@@ -1,0 +1,70 @@
+"""A network with fewer channels, and the same with some of them padded again: what is worth measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from onnxtune.channels.compose import State
+from onnxtune.channels.cost import SLOWNESS, Costs, Target, rounded
+from onnxtune.channels.flow import analyse
+from onnxtune.channels.linear import layers
+from onnxtune.channels.search import aligned_options, descend
+
+OVERHEAD = 0.5
+"""Most extra arithmetic of a convolution for alignment, as in pad_channels."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """`tensors`: outputs of layers whose number of channels differs: tensor, from, to (0: it is gone)."""
+
+    state: State
+    tensors: list[dict[str, str | int]]
+
+    @property
+    def sizes(self) -> dict[str, str | int]:
+        return {str(t["tensor"]): t["to"] for t in self.tensors}
+
+    def title(self, what: str) -> str:
+        changes = dict.fromkeys(f"{t['from']} -> {t['to']}" for t in self.tensors)
+        return f"{what} ({', '.join(changes)})" if changes else what
+
+
+def candidates(state: State, provider: str, label: str) -> Iterator[Candidate]:
+    """First as the cost model would have it; none that is as large as the network was."""
+    made = [n.outputs[0] for n in layers(analyse(state.first))]
+    for padded in _padded(state, provider, label):
+        tensors: list[dict[str, str | int]] = [
+            {"tensor": t, "from": before, "to": padded.width(t)}
+            for t in made
+            if (before := state.first.channels(t) or 0) != padded.width(t)
+        ]
+        if tensors or len(padded.facts.nodes) < len(state.first.nodes):
+            yield Candidate(padded, tensors)
+
+
+def _padded(state: State, provider: str, label: str) -> Iterator[State]:
+    """The same network with the channel counts that have become smaller padded again, not above what they were.
+
+    First as the cost model would have it, then in multiples.
+    """
+    channels, target = analyse(state.facts), Target.of(provider)
+    costs = Costs(channels, target, SLOWNESS[-1])
+    old = {now: tensor for tensor, now in state.names.items()}
+    most = {
+        r.index: r.size + (state.first.channels(old[r.tensor]) or 0) - state.width(old[r.tensor])
+        for r in channels.runs
+        if not r.reason and r.tensor in old and costs.terms[r.index]
+    }
+    runs = [channels.runs[i] for i in most]
+    options = {i: [n for n in sizes if n <= most[i]] for i, sizes in aligned_options(costs, runs).items()}
+    choices = [descend(costs, options, OVERHEAD), {}]
+    for step in dict.fromkeys((target.multiple(costs.half), target.block or 8)):
+        sizes = {r.index: min(rounded(r.size, step), most[r.index]) for r in runs}
+        choices.append({i: n for i, n in sizes.items() if n != channels.runs[i].size})
+    tried: list[dict[int, int]] = []
+    for sizes in choices:
+        if sizes not in tried:
+            tried.append(sizes)
+            yield state.resized(channels, channels.padded(sizes), label) if sizes else state
