@@ -81,7 +81,7 @@ def _contracted(channels: Channels, node: Node, of: Of) -> Vector:
     x = of(node.input(0)) if node.input(0) in channels.axes else np.full(len(layer.starts), np.nan)
     known = (x == 0) | (np.isfinite(x) & layer.uniform)
     constant = ~(layer.uses & ~known).any(axis=1)
-    return np.where(constant, layer.bias + layer.sums @ np.where(known, x, 0.0), np.nan)
+    return np.where(constant, layer.bias + layer.shares(np.where(known, x, 0.0)), np.nan)
 
 
 def _depthwise(facts: Facts, node: Node, x: Vector) -> Vector:

@@ -32,6 +32,8 @@ from onnxtune.facts import Facts, Node
 
 ULPS = 4.0
 """How far proportional rows may be apart, in units of the rounding of their largest weight (of the bias itself)."""
+CHUNK = 64
+"""Rows that are turned into float64 at a time."""
 CLOSE = 1e-5
 """How far their projections may be apart. (float32 weights are known to 1e-7 of themselves.)"""
 HOMOGENEOUS = (
@@ -72,30 +74,39 @@ class Multiples:
         start = self.fresh(len(factors)).labels[0] if len(factors) else 0
         return Marks(start + labels.ravel(), factors)
 
-    def proportional(self, rows: Vector, shifts: Vector, keys: NDArray[Any], roundoff: float) -> Marks:
+    def proportional(self, rows: NDArray[Any], shifts: Vector, keys: NDArray[Any], roundoff: float) -> Marks:
         """New labels for the channels that agree in `keys` and are positive multiples of each other.
 
         rows: (channels, weights); shifts: (channels,) what is added.
         """
-        both = np.concatenate([rows, shifts[:, None]], axis=1)
-        size = np.linalg.norm(both, axis=1)
-        unit = both / np.where(size > 0, size, 1.0)[:, None]
-        projection = unit @ np.random.default_rng(0).standard_normal(both.shape[1])
-        made = self.fresh(len(rows))
-        labels, factors = made.labels.copy(), np.ones(len(rows))
+        generator = np.random.default_rng(0)
+        directions, last = generator.standard_normal(rows.shape[1]), generator.standard_normal()
+        size, projection = np.empty(len(rows)), np.empty(len(rows))
+        for start in range(0, len(rows), CHUNK):
+            some = rows[start : start + CHUNK].astype(np.float64)
+            size[start : start + CHUNK] = np.sqrt((some * some).sum(axis=1) + shifts[start : start + CHUNK] ** 2)
+            projection[start : start + CHUNK] = some @ directions + shifts[start : start + CHUNK] * last
+        scale = np.where(size > 0, size, 1.0)
+        projection /= scale
+        labels, factors = self.fresh(len(rows)).labels.copy(), np.ones(len(rows))
         heads: list[int] = []
         for i in np.lexsort((projection, keys)).tolist():
             heads = [h for h in heads if keys[h] == keys[i] and projection[i] - projection[h] <= CLOSE]
             for head in heads:
-                allowed = ULPS * roundoff * np.abs(unit[head])
-                allowed[:-1] = allowed[:-1].max(initial=0.0)
-                if (np.abs(unit[head] - unit[i]) <= allowed).all():
-                    labels[i] = labels[head]
-                    factors[i] = size[i] / size[head] if size[head] > 0 else 1.0
+                if _close(rows, shifts / scale, 1 / scale, head, i, ULPS * roundoff):
+                    labels[i], factors[i] = labels[head], scale[i] / scale[head]
                     break
             else:
                 heads.append(i)
         return Marks(labels, factors)
+
+
+def _close(rows: NDArray[Any], shifts: Vector, factors: Vector, first: int, second: int, relative: float) -> bool:
+    """Do two rows, times their factors, differ by rounding alone? The shifts are given multiplied."""
+    a, b = (rows[i].astype(np.float64) * factors[i] for i in (first, second))
+    if abs(shifts[first] - shifts[second]) > relative * abs(shifts[first]):
+        return False
+    return bool(np.abs(a - b).max(initial=0.0) <= relative * np.abs(a).max(initial=0.0))
 
 
 def multiples(channels: Channels) -> dict[str, Marks]:
@@ -153,21 +164,22 @@ def _layer(found: Multiples, node: Node) -> list[Marks] | None:
     layer, x = linear(found.channels, node), found.marks.get(node.input(0))
     if layer is None:
         return None
-    w = layer.w if x is None else _summed(layer, x)
-    return [found.proportional(w, layer.bias, np.zeros(len(w)), _roundoff(layer.dtype))]
+    w = layer.stored if x is None else _summed(layer, x)
+    shifts = layer.bias / (layer.alpha or 1.0)
+    return [found.proportional(w, shifts, np.zeros(len(w)), _roundoff(layer.stored.dtype))]
 
 
-def _summed(layer: Linear, x: Marks) -> Vector:
+def _summed(layer: Linear, x: Marks) -> NDArray[Any]:
     """The layer's weights with columns that meet multiples of one channel added up."""
     _, head, group = np.unique(x.labels, return_index=True, return_inverse=True)
-    if len(head) == len(x.labels):
-        return layer.w * np.repeat(x.factors, np.diff([*layer.starts, layer.w.shape[1]]))
-    w = np.zeros_like(layer.w)
+    if len(head) == len(x.labels) and (x.factors == 1).all():
+        return layer.stored
+    w = np.zeros(layer.stored.shape)
     for c, g in enumerate(group.ravel().tolist()):
         into, of = layer.columns(int(head[g])), layer.columns(c)
         if len(into) != len(of):
-            return layer.w
-        w[:, into] += x.factors[c] * layer.w[:, of]
+            return layer.stored
+        w[:, into] += x.factors[c] * layer.stored[:, of]
     return w
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,38 +28,48 @@ LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """w: (rows, columns); starts: (channels,) first column of each channel; bias: (rows,).
+    """stored: (rows, columns), to be multiplied by alpha; starts: (channels,) first column of each
+    channel; bias: (rows,).
 
     `uniform`: a constant channel gives the same value at every place of the output, since no zeros
-    are put around it. `shape`, `dtype`: of the stored weights.
+    are put around it. `shape`: of the weights as the model has them.
     """
 
     node: Node
-    w: Vector
+    stored: NDArray[Any]
+    alpha: float
     starts: Integers
     bias: Vector
     uniform: bool
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
 
     @property
+    def w(self) -> Vector:
+        """(rows, columns): the weights in float64, a new array."""
+        return np.asarray(self.alpha * self.stored.astype(np.float64))
+
+    @cached_property
     def uses(self) -> NDArray[np.bool_]:
         """(rows, channels): is any weight other than 0?"""
-        return np.asarray(np.logical_or.reduceat(self.w != 0, self.starts, axis=1))
+        if np.count_nonzero(self.stored) == self.stored.size and self.alpha:
+            return np.ones((len(self.stored), len(self.starts)), bool)
+        return np.asarray(np.logical_or.reduceat(self.stored != 0, self.starts, axis=1)) & (self.alpha != 0)
 
-    @property
-    def sums(self) -> Vector:
-        """(rows, channels): the sum of the weights."""
-        return np.asarray(np.add.reduceat(self.w, self.starts, axis=1))
+    def shares(self, values: Vector) -> Vector:
+        """(rows,): what channels with constant values add to the rows; channels with 0 are not looked at."""
+        total = np.zeros(len(self.stored))
+        for c in np.flatnonzero(values).tolist():
+            total += self.alpha * values[c] * self.stored[:, self.columns(c)].sum(axis=1, dtype=np.float64)
+        return total
 
     def columns(self, channel: int) -> Integers:
-        end = self.starts[channel + 1] if channel + 1 < len(self.starts) else self.w.shape[1]
+        end = self.starts[channel + 1] if channel + 1 < len(self.starts) else self.stored.shape[1]
         return np.arange(self.starts[channel], end)
 
     def write(self, new: Builder, x: str, w: Vector, bias: Vector) -> str:
         """The node on `x` with other weights of the same shape."""
-        node, values = self.node, w.astype(self.dtype)
-        stored: NDArray[Any] | None = bias.astype(self.dtype) if node.input(2) or bias.any() else None
+        node, values = self.node, w.astype(self.stored.dtype)
+        stored: NDArray[Any] | None = bias.astype(values.dtype) if node.input(2) or bias.any() else None
         if node.op_type in ("Conv", "ConvTranspose"):
             return new.copy(node.proto, [x, self._as_kernel(values), *([] if stored is None else [stored])])[0]
         if node.op_type == "Gemm":
@@ -85,14 +96,14 @@ def linear(channels: Channels, node: Node) -> Linear | None:
     stored = facts.constant(node.input(1))
     assert stored is not None, "trace has proved that the weights are constant"
     given = facts.constant(node.input(2)) if node.input(2) else None
-    w = stored.astype(np.float64)
+    w = stored
     if node.is_op("Conv", "ConvTranspose"):
         w = w.swapaxes(0, 1) if node.op_type == "ConvTranspose" else w
         rows, into = w.shape[:2]
         bias = np.zeros(rows) if given is None else given.astype(np.float64)
         uniform = node.op_type == "Conv" and not is_padded(node)
         starts = _starts(np.full(into, w[0, 0].size))
-        return Linear(node, w.reshape(rows, -1), starts, bias, uniform, stored.shape, stored.dtype)
+        return Linear(node, w.reshape(rows, -1), 1.0, starts, bias, uniform, stored.shape)
     if not (node.is_op("Gemm") and node.attribute("transB", 0)):
         w = w.T
     alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)
@@ -100,7 +111,7 @@ def linear(channels: Channels, node: Node) -> Linear | None:
         return None
     bias = np.zeros(len(w)) if given is None else np.broadcast_to(beta * given.astype(np.float64).ravel(), (len(w),))
     blocks = np.ones(w.shape[1], np.int64) if axis is None else axis.blocks
-    return Linear(node, alpha * w, _starts(blocks), bias, True, stored.shape, stored.dtype)
+    return Linear(node, w, alpha, _starts(blocks), bias, True, stored.shape)
 
 
 def is_padded(node: Node) -> bool:

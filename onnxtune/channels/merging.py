@@ -65,10 +65,10 @@ def merged(
     gone = np.flatnonzero(heads[ids] != ids).tolist()
     if not gone:
         return None
-    place, w = {int(i): p for p, i in enumerate(ids)}, layer.w.copy()
+    place, w = {int(i): p for p, i in enumerate(ids)}, layer.w
     for j in gone:
         i = place[int(heads[ids[j]])]
-        w[:, layer.columns(i)] += factors[j] / factors[i] * layer.w[:, layer.columns(j)]
+        w[:, layer.columns(i)] += factors[j] / factors[i] * w[:, layer.columns(j)]
     return w, layer.bias
 
 

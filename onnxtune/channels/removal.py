@@ -160,10 +160,10 @@ def _share(found: Plan, layer: Linear) -> tuple[Vector, Vector] | None:
     idle = found.idle[layer.node.key]
     if not spared.any() and not (idle.any() and not found.kept[ids].all()):
         return None
-    x, w, bias = found.values[layer.node.input(0)], layer.w.copy(), layer.bias.copy()
+    x, w, bias = found.values[layer.node.input(0)], layer.w, layer.bias.copy()
     w[idle], bias[idle] = 0.0, 0.0
     if layer.uniform:
-        return w, bias + np.where(idle, 0.0, layer.sums[:, spared] @ x[spared])
+        return w, bias + np.where(idle, 0.0, layer.shares(np.where(spared, x, 0.0)))
     if spared.any():
         carrier = found.carriers[layer.node.key]
         for c in np.flatnonzero(spared).tolist():
