@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import onnx
 from onnxtune import model as models
 from onnxtune.cache import Cache, cache_path
 from onnxtune.catalog import catalog, choose
+from onnxtune.errors import UsageError
 from onnxtune.feeds import Case, Feeds
 from onnxtune.model import Model
 from onnxtune.report import Report
@@ -88,6 +90,7 @@ def optimize(
         ModelError: the file is missing, not ONNX, or ONNX Runtime cannot run it.
         ProviderError: the provider does not work here. UsageError: an argument does not fit.
     """
+    _check_numbers(min_speedup=min_speedup, rtol=rtol, atol=atol, time_budget=time_budget, threads=threads, seed=seed)
     loaded = models.load(model)
     available = catalog([Path(r) for r in rules], plugins=plugins)
     choose(available, force_rules)  # the names must exist
@@ -109,6 +112,16 @@ def optimize(
     quiet: NotifyFunction = lambda stage, done, total: None  # noqa: E731
     result, report = tune(loaded, chosen, target, options, cache=store, extra_cases=extra, notify=notify or quiet)
     return Result(result.proto, report, result)
+
+
+def _check_numbers(**numbers: float | None) -> None:
+    """Not-a-number compares with nothing: it must not reach a gate."""
+    for name, value in numbers.items():
+        if value is not None and not 0 <= value < math.inf:
+            raise UsageError(f"{name} must be a number from 0 on, not {value:g}")
+    threads, most = numbers["threads"] or 0, 4 * (os.cpu_count() or 1)
+    if threads > max(most, 64):
+        raise UsageError(f"threads: {threads:g} is more than this machine can use ({os.cpu_count()} logical cores)")
 
 
 def _check_settings(available: Sequence[Rule], settings: Mapping[str, Mapping[str, Any]]) -> None:

@@ -120,7 +120,7 @@ def _is_float(array: NDArray[Any]) -> bool:
 def _corners(array: NDArray[Any]) -> NDArray[Any]:
     """Zero but for single values in the first and last positions of each trailing (H, W) map."""
     result = np.zeros_like(array)
-    if array.ndim >= 3:
+    if array.ndim >= 3 and array.size:
         for row, column, value in ((0, 0, 1), (0, -1, -2), (-1, 0, 3), (-1, -1, -4)):
             result[..., row, column] = value
     elif array.size:

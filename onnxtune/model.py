@@ -204,9 +204,27 @@ def _check(model: Model) -> None:
     if model.proto.ByteSize() > PROTOBUF_LIMIT:
         return  # the checker takes one message of at most 2 GiB; ONNX Runtime judges larger ones
     try:
-        onnx.checker.check_model(model.proto)
+        onnx.checker.check_model(_with_shapes(model.proto))
     except (onnx.checker.ValidationError, EncodeError, UnicodeDecodeError, ValueError) as error:
         raise ModelError(f"{model.name}: not a valid ONNX model ({one_line(error)})") from None
+
+
+def _with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The checker wants a shape field in every input and output; ONNX Runtime and we do not need one."""
+    bare = [v for v in (*proto.graph.input, *proto.graph.output) if _shapeless(v)]
+    if not bare:
+        return proto
+    named = {v.name for v in bare}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for value in (*copy.graph.input, *copy.graph.output):
+        if value.name in named:
+            value.type.tensor_type.shape.SetInParent()
+    return copy
+
+
+def _shapeless(value: onnx.ValueInfoProto) -> bool:
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
 
 
 def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = None) -> None:
@@ -223,6 +241,8 @@ def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = 
             proto = onnx.ModelProto()
             proto.CopyFrom(model.proto)
             onnx.save(proto, staged, save_as_external_data=True, location=data.name, convert_attribute=False)
+            if data.exists():  # onnx makes it readable for its owner alone
+                data.chmod(staged.stat().st_mode)
         else:
             staged.write_bytes(model.proto.SerializeToString())
         for file in (data, staged):  # the model last: it is what names the other
@@ -244,8 +264,21 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         staged.replace(path)
 
 
+def check_writable(path: Path) -> None:
+    """Refuse early what could not be written, or must not be replaced. Raises ModelError."""
+    if not path.name or not path.parent.is_dir():
+        raise ModelError(f"{path}: cannot be written (the folder {path.parent} does not exist)")
+    if path.is_dir():
+        raise ModelError(f"{path}: cannot be written (it is a folder)")
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path}: cannot be written (it is not a regular file)")
+    if not os.access(path.parent, os.W_OK):
+        raise ModelError(f"{path}: cannot be written (the folder {path.parent} is read-only)")
+
+
 @contextlib.contextmanager
 def _staging(path: Path) -> Iterator[Path]:
+    check_writable(path)
     try:
         folder = Path(tempfile.mkdtemp(prefix=".onnxtune-", dir=path.parent))
     except OSError as error:

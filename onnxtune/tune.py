@@ -320,7 +320,7 @@ class _Tuning:
         """Whole model against the original; not faster: keep only the better half, and again."""
         wholes = [kept for kept, _ in self.wholes]
         steps = self._worth_confirming(base, steps)
-        forced = any(s.forced for s in steps) or any(k.reason == "forced" for k in wholes)
+        forced = any(s.forced for s in steps) or any(k.rewrite.rule in self.options.force for k in wholes)
         kept = steps
         comparison: Comparison | None = None
         while kept or wholes:

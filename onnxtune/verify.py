@@ -146,7 +146,7 @@ class Verifier:
         index = np.unravel_index(int(np.argmax(difference)), difference.shape)
         largest = float(difference[index])
         error = largest / scale if scale else largest
-        if largest > allowed_error:
+        if not largest <= allowed_error:
             place = ", ".join(str(int(i)) for i in index)
             return error, (
                 f"output '{name}'[{place}] is {have[index]:.6g}, was {want[index]:.6g}"

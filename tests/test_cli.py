@@ -202,6 +202,55 @@ def _one_line(capsys: pytest.CaptureFixture[str], *said: str) -> None:
         assert text in err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-o", "/dev/null"], "not a regular file"),
+        (["-o", "."], "cannot be written"),
+        (["--json", "model.onnx"], "that is the model"),
+        (["-o", "out.onnx", "--json", "out.onnx"], "that is the model"),
+        (["--dry-run", "--json", "model.onnx"], "that is the model"),
+        (["--json", "no/such/report.json"], "does not exist"),
+        (["--rtol", "nan"], "rtol must be a number"),
+        (["--atol", "inf"], "atol must be a number"),
+        (["--min-speedup", "nan"], "min_speedup must be a number"),
+        (["--threads", "100000"], "more than this machine can use"),
+    ],
+)
+def test_what_would_do_harm_is_refused_before_any_work(
+    words: list[str], said: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = model.read_bytes()
+    assert run("optimize", model, *words) == 2
+    _one_line(capsys, said)
+    assert model.read_bytes() == before
+    assert not model.with_suffix(".tuned.onnx").exists()
+
+
+def test_strict_judges_a_forced_result_too(model: Path) -> None:
+    assert run("optimize", model, *FORCED, "--min-speedup", 1e6, "--strict", "--quiet") == 1
+
+
+def test_outputs_without_a_declared_shape_are_fine(model: Path) -> None:
+    proto = onnx.load(model)
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(proto, model)
+    assert run("optimize", model, *FORCED, "--quiet") == 0
+    assert not onnx.load(model.with_suffix(".tuned.onnx")).graph.output[0].type.tensor_type.HasField("shape")
+
+
+def test_a_map_of_size_zero(tmp_path: Path) -> None:
+    onnx.save(model_of("g (float[1, 3, 0, 4] x) => (float[1, 3, 0, 4] y) { y = Relu (x) }"), tmp_path / "zero.onnx")
+    assert run("optimize", tmp_path / "zero.onnx", "--quiet") == 0
+
+
+def test_a_group_without_a_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    assert "onnxtune optimize model.onnx" in capsys.readouterr().out
+    assert run("rules") == 2
+    assert "explain" in capsys.readouterr().out
+
+
 def test_rules_list_and_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("rules", "list") == 0
     listed = capsys.readouterr().out

@@ -68,6 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = cli.main(words, prog_name="onnxtune", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=False)
+        sys.exit(0 if not words else 2)
     except click.ClickException as error:
         _say(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from onnxtune.report import Report
 
 from onnxtune.cli.options import config_option, option, pairs, rule_options, target_options, words
 
 
 @click.command("optimize", short_help="Rewrite a model so that it runs faster.")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path, readable=False))
 @option(
     "-o",
     "--output",
@@ -65,13 +68,12 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
     """
     from onnxtune.api import optimize
     from onnxtune.cli.progress import progress
-    from onnxtune.errors import GateError, UsageError
+    from onnxtune.errors import GateError
     from onnxtune.model import write_text
     from onnxtune.sizes import parse_shapes
 
     target = output or model.with_suffix(".tuned.onnx")
-    if not flags["dry_run"] and not target.parent.is_dir():
-        raise UsageError(f"--output {target}: the folder {target.parent} does not exist")
+    _check_outputs(model, None if flags["dry_run"] else target, json_file)
     with progress(show=not flags["quiet"]) as notify:
         result = optimize(
             model,
@@ -103,9 +105,31 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
         from onnxtune.render.terminal import show
 
         show(result.report, None if flags["dry_run"] else target, verbose=flags["verbose"])
-    if flags["strict"] and result.report.status == "nothing to gain":
+    if flags["strict"] and not _reached(result.report, flags["min_speedup"]):
         raise GateError(f"{model}: no speed-up of at least {flags['min_speedup']:g} was found (--strict)")
     return 0
+
+
+def _check_outputs(model: Path, target: Path | None, json_file: str | None) -> None:
+    """Refuse before any work what could not be written, and a report that would overwrite a model."""
+    from onnxtune.errors import ModelError, UsageError
+    from onnxtune.model import check_writable
+
+    report = Path(json_file) if json_file and json_file != "-" else None
+    for path in (target, report):
+        try:
+            if path is not None:
+                check_writable(path)
+        except ModelError as error:
+            raise UsageError(str(error)) from None
+    named = [p.resolve() for p in (model, target) if p is not None]
+    if report is not None and report.resolve() in named:
+        raise UsageError(f"--json {report}: that is the model; give the report a file of its own")
+
+
+def _reached(report: Report, least: float) -> bool:
+    """Is the result at least that much faster (or onnxtune's own result, which was)?"""
+    return report.status == "already tuned" or (report.speedup or 0.0) >= least
 
 
 def _settings(ctx: click.Context, flags: dict[str, Any]) -> dict[str, dict[str, Any]]:
