@@ -48,7 +48,7 @@ ALIASES = {
 }
 REMEDIES = {
     CUDA: "pip install 'onnxtune[cuda]' brings the CUDA and cuDNN libraries; the NVIDIA driver must be installed",
-    "TensorrtExecutionProvider": "pip install tensorrt, and see `onnxtune doctor`",
+    "TensorrtExecutionProvider": "pip install tensorrt, and put its libraries on the library path",
 }
 
 
