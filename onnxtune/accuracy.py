@@ -17,7 +17,7 @@ sample with one more, lost, image: no flips among 400 images do not prove that t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -130,13 +130,12 @@ def log_softmax(logits: Scores) -> Scores:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-def as_logits(output: NDArray[Any]) -> Scores:
-    """Scores (n, classes) as logits: probabilities become their logarithms."""
-    flat = output.reshape(len(output), -1).astype(np.float64)
-    sums = flat.sum(axis=1)
-    if flat.min() >= 0 and np.allclose(sums, 1, atol=1e-3):
-        return np.asarray(np.log(np.maximum(flat, 1e-30)))
-    return flat
+def logits_of(outputs: Scores) -> Callable[[Scores], Scores]:
+    """How outputs of this kind (n, classes) become logits: probabilities by their logarithms, others as they are."""
+    sums = outputs.sum(axis=1) if outputs.ndim == 2 else np.zeros(1)
+    if outputs.min(initial=0.0) >= 0 and np.allclose(sums, 1, atol=1e-3):
+        return lambda values: np.asarray(np.log(np.maximum(values, 1e-30)))
+    return lambda values: values
 
 
 def classifier_drop(
@@ -253,8 +252,3 @@ def peak_of(values: NDArray[Any]) -> float:
     """The largest value that an image of this kind can have: 1, 255, or what is there."""
     largest = float(np.abs(values).max(initial=0.0))
     return 1.0 if largest <= 2.0 else 255.0 if 16.0 < largest <= 400.0 else largest
-
-
-def worst(drops: Mapping[str, Drop], budget: float) -> Drop:
-    """Of several outputs the one that is nearest to the budget, or over it."""
-    return max(drops.values(), key=lambda d: (not d.within(budget), d.bound))

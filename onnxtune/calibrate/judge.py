@@ -1,0 +1,229 @@
+"""Scoring a rewritten model against the original on the user's samples: by which metric, and how much is lost."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxtune import accuracy
+from onnxtune.accuracy import KINDS, Drop, Scores
+from onnxtune.calibrate.dataset import Dataset
+from onnxtune.errors import DataError, OnnxtuneError, UsageError, one_line
+from onnxtune.model import Model
+from onnxtune.runtime import Outputs, Session, Target
+
+BATCH_BYTES = 2**24
+Scored = dict[str, Scores]
+"""Output -> (n, classes) logits, or (n,) scores of which more is better."""
+Notify = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one output is judged: the metric and, in words, why that one."""
+
+    output: str
+    metric: str
+    why: str
+
+
+class Judge:
+    """Holds the original's scores on all samples (computed once, which also checks every sample).
+
+    Raises DataError for samples that cannot be fed, UsageError for a metric that does not fit the model.
+    """
+
+    def __init__(
+        self,
+        original: Model,
+        data: Dataset,
+        target: Target,
+        *,
+        metric: str | None = None,
+        confidence: float = 0.9,
+        notify: Notify = lambda done, total: None,
+    ) -> None:
+        self.data, self.target, self.confidence = data, target, confidence
+        self._original = Session(original, target)
+        first = self._original.run(data.feeds(np.zeros(data.batch or 1, np.int64)))
+        self._function = _function(metric) if metric and ":" in metric else None
+        self.plans = plan_outputs(first, data.labels, metric)
+        self._dense = [p for p in self.plans if p.metric in ("psnr", "relative_error")]
+        self.peaks = {p.output: accuracy.peak_of(self._truth(first[p.output])) for p in self._dense}
+        everything = np.arange(data.count)
+        self.before = self._score(self._original, everything, notify)
+        self._as_logits = {p.output: accuracy.logits_of(self.before[p.output]) for p in self.plans}
+        labels = data.labels
+        self.heat = None
+        if labels is not None and labels.ndim == 1:
+            ranked = next((p.output for p in self.plans if p.metric in ("top1", "top5")), None)
+            if ranked is not None:
+                classes = self.before[ranked].shape[1]
+                if int(labels.max()) >= classes:
+                    raise DataError(f"{data.source}: label {labels.max()}, but output '{ranked}' has {classes} classes")
+                self.heat = accuracy.temperature(self._as_logits[ranked](self.before[ranked]), labels)
+
+    @property
+    def classified(self) -> bool:
+        """Does a sample only tell right from wrong?"""
+        return not self._dense
+
+    @property
+    def main(self) -> Plan:
+        return self.plans[0]
+
+    def score(self, model: Model, indices: NDArray[Any], notify: Notify = lambda done, total: None) -> Scored:
+        """The rewritten model's scores on these samples."""
+        return self._score(Session(model, self.target), indices, notify)
+
+    def drop(self, after: Mapping[str, Scores], indices: NDArray[Any]) -> Drop:
+        """The loss on the samples that `after` was scored on; of several outputs the worst."""
+        drops = {p.output: self._drop(p, after[p.output], indices) for p in self.plans}
+        return max(drops.values(), key=lambda d: d.bound)
+
+    def _drop(self, plan: Plan, after: Scores, indices: NDArray[Any]) -> Drop:
+        before, name = self.before[plan.output][indices], plan.output if len(self.plans) > 1 else ""
+        labels = self.data.labels
+        if plan.metric in ("top1", "top5"):
+            known = labels[indices] if labels is not None and labels.ndim == 1 else None
+            top = int(plan.metric.removeprefix("top"))
+            return accuracy.classifier_drop(before, after, known, self.confidence, top=top, heat=self.heat, output=name)
+        if plan.metric == "agreement":
+            return accuracy.agreement_drop(before, after, self.confidence, name)
+        return accuracy.score_drop(plan.metric, before, after, self.confidence, plan.why, name)
+
+    # --- scoring -----------------------------------------------------------------------------
+
+    def _score(self, session: Session, indices: NDArray[Any], notify: Notify) -> Scored:
+        parts: dict[str, list[Scores]] = {p.output: [] for p in self.plans}
+        names = [p.output for p in self.plans]
+        needs_original = session is not self._original and any(not self._has_targets(p) for p in self._dense)
+        done, size = 0, 1
+        while done < len(indices):
+            for chosen, feeds, count in self.data.batches(indices[done : done + size], size):
+                outputs = {n: v[:count] for n, v in session.run(feeds, names).items()}
+                reference = self._original.run(feeds, names) if needs_original else {}
+                for plan in self.plans:
+                    want = reference.get(plan.output)
+                    parts[plan.output].append(
+                        self._scores(plan, outputs, None if want is None else want[:count], chosen)
+                    )
+                done += len(chosen)
+                one = sum(v.nbytes for v in (*feeds.values(), *outputs.values())) // max(count, 1)
+            notify(done, len(indices))
+            size = int(np.clip(BATCH_BYTES // max(one, 1), 1, 64))
+        return {name: np.concatenate(rows) for name, rows in parts.items()}
+
+    def _scores(self, plan: Plan, outputs: Outputs, reference: NDArray[Any] | None, chosen: NDArray[Any]) -> Scores:
+        have = outputs[plan.output]
+        if plan.metric in ("top1", "top5", "agreement"):
+            return have.reshape(len(have), -1).astype(np.float64)
+        if self._function is not None:
+            return self._ask(outputs, chosen)
+        if self._has_targets(plan):
+            return accuracy.psnr(have, self._truth(have, chosen), self.peaks[plan.output])
+        if reference is None:
+            return np.zeros(len(have))
+        if plan.metric == "psnr":
+            return -accuracy.assumed_psnr_drop(have, reference, self.peaks[plan.output])
+        return -accuracy.relative_error(have, reference)
+
+    def _has_targets(self, plan: Plan) -> bool:
+        return plan.metric == "psnr" and self.data.labels is not None and self.data.labels.ndim > 1
+
+    def _truth(self, have: NDArray[Any], chosen: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Targets in the output's shape, or the output itself where there are none."""
+        labels = self.data.labels
+        if labels is None or labels.ndim == 1:
+            return have
+        rows = np.asarray(labels[:1] if chosen is None else labels[chosen])
+        if rows[0].size != have[0].size:
+            want, got = ("x".join(map(str, a.shape[1:])) for a in (have, rows))
+            raise DataError(f"{self.data.source}: targets of {got} for an output of {want}")
+        return rows.reshape(len(rows), *have.shape[1:])
+
+    def _ask(self, outputs: Outputs, chosen: NDArray[Any]) -> Scores:
+        name, function = self.main.metric, self._function
+        assert function is not None, "asked for only when there is one"
+        labels = None if self.data.labels is None else self.data.labels[chosen]
+        try:
+            values = np.asarray(function(outputs, labels), np.float64)
+        except OnnxtuneError:
+            raise
+        except Exception as error:  # the user's code
+            raise UsageError(f"--metric {name}: it raised {type(error).__name__}: {one_line(error)}") from None
+        if values.shape != (len(chosen),):
+            shape = "x".join(map(str, values.shape)) or "one number"
+            raise UsageError(
+                f"--metric {name}: it must return one score for each of {len(chosen)} samples, not {shape}"
+            )
+        if not np.isfinite(values).all():
+            raise UsageError(f"--metric {name}: it returned NaN or infinite scores")
+        return values
+
+
+def plan_outputs(outputs: Outputs, labels: NDArray[Any] | None, metric: str | None) -> tuple[Plan, ...]:
+    """A metric for every output that holds numbers. Raises UsageError when the wanted one does not fit."""
+    floats = {n: v for n, v in outputs.items() if v.dtype.kind == "f" and v.size}
+    if not floats:
+        raise UsageError("no output holds floating-point numbers: give --metric module:function")
+    if metric and ":" in metric:
+        return (Plan(next(iter(outputs)), metric, "your function"),)
+    if metric and metric not in KINDS:
+        raise UsageError(f"--metric {metric}: must be one of {', '.join(KINDS)} or module:function")
+    found = []
+    for name, value in floats.items():
+        ranked = value.ndim >= 2 and value.shape[1] > 1 and value.size == len(value) * value.shape[1]
+        found.append(Plan(name, *_metric(ranked, value, labels, metric, name)))
+    return tuple(found)
+
+
+def _metric(
+    ranked: bool, value: NDArray[Any], labels: NDArray[Any] | None, metric: str | None, name: str
+) -> tuple[str, str]:
+    if metric in ("top1", "top5", "agreement"):
+        if not ranked:
+            raise UsageError(f"--metric {metric}: output '{name}' has no row of class scores (it is {value.shape[1:]})")
+        return metric, "as asked for"
+    if metric is not None:
+        if metric == "psnr" and (labels is None or labels.ndim == 1):
+            assumed = f"no targets: assumes that the original reaches {accuracy.ASSUMED_PSNR:g} dB"
+            return metric, f"{assumed}; --labels brings targets"
+        return metric, "against the targets" if metric == "psnr" else "change relative to the output's spread"
+    if ranked and labels is not None and labels.ndim == 1:
+        return "top1", "class scores and labels are there"
+    if ranked:
+        return "agreement", "class scores, no labels"
+    if labels is not None and labels.ndim > 1:
+        return "psnr", "against the targets"
+    return "relative_error", "a dense output without targets: change relative to its spread"
+
+
+def _function(name: str) -> Callable[[Outputs, NDArray[Any] | None], Any]:
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise UsageError(f"--metric {name}: cannot be imported ({one_line(error)})") from None
+    except AttributeError:
+        raise UsageError(f"--metric {name}: module '{module}' has no '{attribute}'") from None
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise UsageError(f"--metric {name}: is not a function")
+    result: Callable[[Outputs, NDArray[Any] | None], Any] = found
+    return result
+
+
+def joined(parts: Sequence[tuple[NDArray[Any], Scored]]) -> tuple[NDArray[Any], Scored]:
+    """Scores of several sets of samples as one."""
+    indices = np.concatenate([i for i, _ in parts])
+    return indices, {name: np.concatenate([s[name] for _, s in parts]) for name in parts[0][1]}

@@ -1,0 +1,66 @@
+"""A linear layer that a calibrated rewrite approximates: y = W rows(x) + b."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxtune.convolution import convolution
+from onnxtune.facts import Facts, Node
+from onnxtune.windows import Window
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """`weight` (J, d) float64, `bias` (J,) float64, both rounded to `dtype` when written.
+
+    With a `window`, x is a map (N, C, *map), its rows are the patches under the window in the order of
+    Conv's weights, and `kernel` is (J, C, *kernel). Without one, x is a matrix (N, d), or a map that is
+    flattened to one. `x` and `y` are tensors of the graph that the layer was read from; y is the
+    pre-activation, and `rectified` says that Relu is all that reads it.
+    """
+
+    key: str
+    x: str
+    y: str
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    dtype: np.dtype[Any]
+    window: Window | None = None
+    rectified: bool = False
+
+    @property
+    def columns(self) -> int:
+        return int(self.weight.shape[1])
+
+    @property
+    def outputs(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def kernel(self) -> NDArray[np.float64]:
+        """(J, C, *kernel) of a layer with a window."""
+        assert self.window is not None, "only convolutions have a kernel"
+        return self.weight.reshape(self.outputs, -1, *self.window.kernel)
+
+
+def conv_layer(facts: Facts, node: Node) -> Layer | str:
+    """A Conv of group 1 as a layer, or in words why it cannot be one."""
+    found = convolution(facts, node)
+    if isinstance(found, str):
+        return found
+    if found.group != 1:
+        return "depthwise kernels do not factorise" if found.depthwise else "grouped convolutions are not refitted"
+    if found.dtype not in (np.float32, np.float16):
+        return f"weights of type {found.dtype}"
+    flat = found.weight.reshape(found.out_channels, -1)
+    return Layer(node.key, found.x, found.y, flat, found.shift, found.dtype, found.window, rectified(facts, found.y))
+
+
+def rectified(facts: Facts, tensor: str) -> bool:
+    """Is Relu all that sees the tensor?"""
+    readers = facts.consumers(tensor)
+    return bool(readers) and not facts.is_output(tensor) and all(r.is_op("Relu") for r in readers)

@@ -1,0 +1,281 @@
+"""Spending an accuracy budget on speed: measure levels, fit, choose, refit in order, and let the gate decide.
+
+1  Every level of every rule is timed unfitted, on its region; what is not faster is dropped.
+2  The rest of each layer is fitted alone; of levels that another beats in time and error nothing more is done.
+   The others are put into the network one at a time, and their harm is measured on the select split.
+3  Harms are added up to choose a set for a budget. The set is fitted again in the network's order, each layer
+   on what the layers before it have become, and its drop is measured on the select split. The budget of
+   harms is raised or lowered until the drop comes near the budget.
+4  The gate: the same set is fitted on all but one fold of the samples that no choice has seen, and judged on
+   that fold, for each fold in turn (cross-fitting), so that many samples can bound a small drop. The set that
+   leaves is fitted on the fit split, and labels of the gate split can veto it. If the gate stays closed, the
+   next more careful set is tried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxtune.accuracy import Drop
+from onnxtune.apply import apply
+from onnxtune.calibrate.dataset import Dataset, Splits, split
+from onnxtune.calibrate.evidence import gather
+from onnxtune.calibrate.judge import Judge, joined
+from onnxtune.calibrate.store import FitStore, fit_key
+from onnxtune.choose import choose
+from onnxtune.compare import Comparison
+from onnxtune.costs import total_macs
+from onnxtune.facts import Facts
+from onnxtune.level import Fitted, Level
+from onnxtune.model import Model, tensor_bytes
+from onnxtune.proposal import Proposal, overlap
+from onnxtune.runtime import Target
+
+Notify = Callable[[str, int, int], None]
+FOLDS = 3
+TRIES = 6
+"""Sets that are refitted and judged on the way to the budget."""
+GATES = 3
+"""Sets that are put before the gate, from the boldest on."""
+PER_LAYER = 6
+"""Levels of a layer whose harm is measured."""
+LEAST_GAIN = 0.004
+"""A level must save at least this share of the model's latency to be worth its harm."""
+
+
+@dataclass(frozen=True, eq=False)
+class Timed:
+    """A level that is faster, with its region's comparison."""
+
+    level: Level
+    comparison: Comparison
+
+    @property
+    def saved(self) -> float:
+        return self.comparison.saved
+
+
+@dataclass(frozen=True, eq=False)
+class Option:
+    """A level that was fitted alone: error of its layer, harm to the network."""
+
+    timed: Timed
+    error: float
+    harm: float
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A set of levels, refitted in order: `model` is what comes out, `latency` (s) as the regions promise.
+
+    `drop` on the select split; `gate` on samples that neither fit nor choice has seen, None when not asked.
+    """
+
+    options: tuple[Option, ...]
+    fitted: tuple[Fitted, ...]
+    model: Model
+    latency: float
+    macs: int
+    bytes: int
+    drop: Drop
+    gate: Drop | None = None
+    veto: Drop | None = None
+
+    @property
+    def identity(self) -> frozenset[str]:
+        return frozenset(o.timed.level.identity for o in self.options)
+
+
+@dataclass(eq=False)
+class Search:
+    """One search over the levels of one model. `teacher` is the model before any calibrated rewrite."""
+
+    teacher: Model
+    facts: Facts
+    data: Dataset
+    judge: Judge
+    target: Target
+    budget: float
+    store: FitStore
+    seed: int
+    latency: float
+    notify: Notify
+
+    def __post_init__(self) -> None:
+        self.splits: Splits = split(
+            self.data.count, self.seed, classified=self.judge.classified, source=self.data.source
+        )
+        self.points: list[Point] = []
+        self._digest = self.data.digest()
+
+    def passing(self, timed: Sequence[Timed]) -> Iterator[Point]:
+        """Sets that pass the gate, the boldest first. All that were tried are in `points`."""
+        options = self._options([t for t in timed if t.saved > LEAST_GAIN * self.latency])
+        if not options:
+            return
+        self._approach(options)
+        bold = sorted((p for p in self.points if self._promises(p)), key=lambda p: p.latency)
+        for point in bold[:GATES]:
+            judged = self._gated(point)
+            self.points[self.points.index(point)] = judged
+            if judged.gate is not None and judged.veto is not None and self._open(judged):
+                yield judged
+
+    def _open(self, point: Point) -> bool:
+        assert point.gate is not None, "asked before"
+        assert point.veto is not None, "asked before"
+        vetoed = point.veto.labelled_low is not None and point.veto.labelled_low > self.budget
+        return point.gate.within(self.budget) and not vetoed
+
+    # --- harm of single levels ---------------------------------------------------------------
+
+    def _options(self, timed: Sequence[Timed]) -> list[Option]:
+        layers: dict[str, list[Timed]] = {}
+        for item in timed:
+            layers.setdefault(item.level.layer.key, []).append(item)
+        found: list[Option] = []
+        for number, items in enumerate(layers.values()):
+            self.notify(f"fitting {items[0].level.layer.key}", number, len(layers))
+            evidence = None
+            fits: list[tuple[Timed, Fitted]] = []
+            for item in items:
+                key = self._key(item.level, self.teacher, self.splits.fit)
+
+                def fresh(level: Level = item.level) -> Fitted:
+                    nonlocal evidence
+                    if evidence is None:
+                        evidence = self._gather(level, self.teacher, self.splits.fit)
+                    return level.fit(evidence)
+
+                fits.append((item, self._fitted(key, item.level, fresh)))
+            found += [self._option(item, fitted) for item, fitted in _front(fits)[:PER_LAYER]]
+        return found
+
+    def _option(self, timed: Timed, fitted: Fitted) -> Option:
+        model = apply(self.teacher, [fitted.proposal])
+        drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select)
+        floor = 1e-3 * self.budget * min(1.0, fitted.error)  # of two that did no measurable harm the closer one
+        return Option(timed, fitted.error, max(drop.estimate, 0.0) + floor)
+
+    # --- sets --------------------------------------------------------------------------------
+
+    def _approach(self, options: Sequence[Option]) -> None:
+        """Choose and refit sets for growing or shrinking budgets of harm."""
+        saved, harm = [o.timed.saved for o in options], [o.harm for o in options]
+        conflicts = [
+            {j for j in range(len(options)) if j != i and _conflict(options[i], options[j])}
+            for i in range(len(options))
+        ]
+        low, high, scale = 0.0, math.inf, 1.0
+        seen: dict[frozenset[int], bool] = {}
+        for number in range(TRIES):
+            chosen = choose(saved, harm, conflicts, scale * self.budget)
+            if chosen and chosen not in seen:
+                self.notify(f"refitting set {number + 1} of at most {TRIES}", number, TRIES)
+                point = self._point([options[i] for i in sorted(chosen)])
+                self.points.append(point)
+                seen[chosen] = self._promises(point)
+            good = seen.get(chosen, True)
+            low, high = (scale, high) if good else (low, scale)
+            if good and sum(harm) <= scale * self.budget:
+                return
+            scale = 2 * scale if math.isinf(high) else (low + high) / 2
+
+    def _promises(self, point: Point) -> bool:
+        """Would the gate, with its many samples, find the drop within the budget if it is what it seems?"""
+        drop, more = point.drop, len(self._unseen) / max(len(self.splits.select), 1)
+        return drop.estimate + (drop.bound - drop.estimate) / math.sqrt(more) <= self.budget
+
+    def _point(self, options: Sequence[Option]) -> Point:
+        model, fitted = self._refit(options, self.splits.fit)
+        drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select)
+        latency = self.latency - sum(o.timed.saved for o in options)
+        macs = total_macs(Facts(model, self.facts.sizes))
+        return Point(tuple(options), fitted, model, latency, macs, tensor_bytes(model), drop)
+
+    def _refit(self, options: Sequence[Option], indices: NDArray[np.int64]) -> tuple[Model, tuple[Fitted, ...]]:
+        """Fit in the network's order, every layer on what those before it have become."""
+        place = {key: n.index for key, n in self.facts.by_key.items()}
+        ordered = sorted((o.timed.level for o in options), key=lambda level: place[level.layer.key])
+        student, done = self.teacher, list[Fitted]()
+        for level in ordered:
+            key = self._key(level, student, indices)
+
+            def fresh(level: Level = level, student: Model = student) -> Fitted:
+                return level.fit(self._gather(level, student, indices))
+
+            done.append(self._fitted(key, level, fresh))
+            student = apply(student, [done[-1].proposal])
+        return student, tuple(done)
+
+    # --- the gate ----------------------------------------------------------------------------
+
+    @property
+    def _unseen(self) -> NDArray[np.int64]:
+        """Samples that no choice has looked at; every fold of them is judged by a fit that has not seen it."""
+        return np.concatenate([self.splits.fit, self.splits.gate])
+
+    def _gated(self, point: Point) -> Point:
+        parts = []
+        folds = np.array_split(np.random.default_rng(self.seed).permutation(self._unseen), FOLDS)
+        for number, fold in enumerate(folds):
+            self.notify("the gate: fitting without the samples it is judged on", number, FOLDS)
+            rest = np.concatenate([f for i, f in enumerate(folds) if i != number])
+            model, _ = self._refit(point.options, rest)
+            parts.append((fold, self.judge.score(model, fold)))
+        indices, scores = joined(parts)
+        final = self.judge.score(point.model, self.splits.gate)
+        return replace(point, gate=self.judge.drop(scores, indices), veto=self.judge.drop(final, self.splits.gate))
+
+    # --- fits --------------------------------------------------------------------------------
+
+    def _gather(self, level: Level, student: Model, indices: NDArray[np.int64]):  # type: ignore[no-untyped-def]
+        label = f"seeing what {level.layer.key} sees"
+        tell = lambda done, total: self.notify(label, done, total)  # noqa: E731
+        return gather(level.layer, self.teacher, student, self.data, indices, self.target, self.seed, tell)
+
+    def _key(self, level: Level, student: Model, indices: NDArray[np.int64]) -> str:
+        return fit_key(
+            level=level.identity,
+            teacher=self.teacher.graph_sha256(),
+            student=student.graph_sha256(),
+            data=self._digest,
+            indices=[int(i) for i in indices],
+            seed=self.seed,
+        )
+
+    def _fitted(self, key: str, level: Level, fresh: Callable[[], Fitted]) -> Fitted:
+        def make():  # type: ignore[no-untyped-def]
+            fitted = fresh()
+            return fitted.proposal.fragment, fitted.error
+
+        fragment, error = self.store.get(key, make)
+        return Fitted(replace(level.unfitted, fragment=fragment), error)
+
+
+def _front(fits: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:
+    """Those that no other beats in time saved and error, spread over the range of times."""
+    ordered = sorted(fits, key=lambda f: (-f[0].saved, f[1].error))
+    front: list[tuple[Timed, Fitted]] = []
+    for item in ordered:
+        if not front or item[1].error < front[-1][1].error:
+            front.append(item)
+    if len(front) <= PER_LAYER:
+        return front
+    keep = np.unique(np.linspace(0, len(front) - 1, PER_LAYER).round().astype(int))
+    return [front[i] for i in keep]
+
+
+def _conflict(first: Option, second: Option) -> bool:
+    one, other = first.timed.level, second.timed.level
+    return one.layer.key == other.layer.key or overlap(one.unfitted, other.unfitted)
+
+
+def proposals_of(point: Point) -> list[Proposal]:
+    """The fitted rewrites, in the network's order."""
+    return [f.proposal for f in point.fitted]

@@ -1,0 +1,44 @@
+"""One way to approximate a layer, more or less radical: what a calibrated rule offers.
+
+A level is built *unfitted* first, with the right shapes and random weights, so that its latency is known before
+anything is fitted; levels that are not faster never are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxtune.calibrate.evidence import Evidence
+from onnxtune.calibrate.layer import Layer
+from onnxtune.proposal import Proposal
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A level with its weights. `error`: relative root mean square error of the layer's output on the fit's data."""
+
+    proposal: Proposal
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """`fit` computes the weights from what was seen of the layer; it must not change any argument.
+
+    `settings` tells the levels of one rule apart (form, mid channels, rank...) and is what reports show.
+    """
+
+    rule: str
+    layer: Layer
+    title: str
+    unfitted: Proposal
+    fit: Callable[[Evidence], Fitted]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    macs: int = 0
+    """Multiply-accumulates per inference of what the level computes."""
+
+    @property
+    def identity(self) -> str:
+        return f"{self.rule}|{self.layer.key}|{sorted(self.settings.items())!r}"
