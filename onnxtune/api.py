@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,10 @@ import onnx
 
 from onnxtune import model as models
 from onnxtune.cache import Cache, cache_path
+from onnxtune.calibrate.dataset import open_dataset
+from onnxtune.calibrate.preprocess import parse as parse_preprocess
+from onnxtune.calibrate.search import Calibration
+from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog, choose
 from onnxtune.errors import UsageError
 from onnxtune.feeds import Case, Feeds
@@ -54,6 +59,13 @@ def optimize(
     plugins: bool = True,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     force_rules: Sequence[str] = (),
+    calibration_data: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    metric: str | None = None,
+    max_drop: str | float = "0.5%",
+    confidence: float = 0.9,
+    resume: bool = False,
     min_speedup: float = 1.02,
     rtol: float | None = None,
     atol: float | None = None,
@@ -76,6 +88,14 @@ def optimize(
         rules: folders with further rules. plugins: use rules that installed packages offer.
         settings: overrides of rules' settings, e.g. {"pad_channels": {"policy": "pow2"}}.
         force_rules: rules whose rewrites are kept although they are not faster.
+        calibration_data: samples that calibrated rules may refit weights to: NPZ, NPY, a folder of these, an image
+            folder, or `module:function` yielding feeds. Without it only exact rules run.
+        labels: class numbers (NPY, NPZ, CSV) or target arrays for these samples.
+        preprocess: how 8-bit images become inputs: resize, crop, scale, mean, std, channel_order, layout.
+        metric: top1, top5, agreement, psnr, relative_error or `module:function`; None: by the outputs.
+        max_drop: most of the metric that may be lost: a share ("0.5%", 0.005), dB for psnr.
+        confidence: one-sided, with which the loss must lie within `max_drop`.
+        resume: use the fits that an interrupted run on the same model and data has left in the cache folder.
         min_speedup: least whole-model speed-up (ratio) for which the model is changed.
         rtol, atol: override the derived tolerances (relative to an output's largest magnitude; absolute).
         time_budget: seconds after which nothing new is measured.
@@ -88,6 +108,7 @@ def optimize(
 
     Raises:
         ModelError: the file is missing, not ONNX, or ONNX Runtime cannot run it.
+        DataError: calibration data or labels cannot be used.
         ProviderError: the provider does not work here. UsageError: an argument does not fit.
     """
     _check_numbers(min_speedup=min_speedup, rtol=rtol, atol=atol, time_budget=time_budget, threads=threads, seed=seed)
@@ -110,8 +131,31 @@ def optimize(
     store = Cache(None if cache is False else cache_path() if cache is True else cache)
     extra = [Case(f"user input {i + 1}", dict(f)) for i, f in enumerate(inputs)]
     quiet: NotifyFunction = lambda stage, done, total: None  # noqa: E731
-    result, report = tune(loaded, chosen, target, options, cache=store, extra_cases=extra, notify=notify or quiet)
+    how = parse_preprocess(preprocess or {})
+    with contextlib.ExitStack() as stack:
+        calibration = None
+        if calibration_data is not None:
+            if not 0.5 <= confidence < 1:
+                raise UsageError(f"confidence must be from 0.5 to below 1, not {confidence:g}")
+            source = os.fspath(calibration_data)
+            data = stack.enter_context(open_dataset(source, loaded, preprocess=how, labels=_path(labels)))
+            fits = FitStore(None if store.path is None else store.path.parent / "fits", resume=resume)
+            calibration = Calibration(data, str(max_drop), metric, confidence, fits)
+        result, report = tune(
+            loaded,
+            chosen,
+            target,
+            options,
+            cache=store,
+            extra_cases=extra,
+            calibration=calibration,
+            notify=notify or quiet,
+        )
     return Result(result.proto, report, result)
+
+
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _check_numbers(**numbers: float | None) -> None:

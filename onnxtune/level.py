@@ -25,7 +25,8 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """`fit` computes the weights from what was seen of the layer; it must not change any argument.
+    """`fit(evidence, rough)` computes the weights from what was seen of the layer; it must not change any argument.
+    `rough`: a first answer will do, to tell good levels from bad ones.
 
     `settings` tells the levels of one rule apart (form, mid channels, rank...) and is what reports show.
     """
@@ -34,10 +35,16 @@ class Level:
     layer: Layer
     title: str
     unfitted: Proposal
-    fit: Callable[[Evidence], Fitted]
+    fit: Callable[[Evidence, bool], Fitted]
     settings: Mapping[str, Any] = field(default_factory=dict)
     macs: int = 0
     """Multiply-accumulates per inference of what the level computes."""
+    full_macs: int = 0
+    """Those of the layer itself."""
+
+    @property
+    def share(self) -> float:
+        return self.macs / max(self.full_macs, 1)
 
     @property
     def identity(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from onnxtune.errors import OnnxtuneError, one_line
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
+from onnxtune.level import Level
 from onnxtune.pattern import Match, find
 from onnxtune.proposal import Decline, Proposal
 from onnxtune.rule import No, Rule
@@ -23,7 +24,7 @@ def propose(facts: Facts, rules: Iterable[Rule], settings: Mapping[str, Mapping[
     """
     said: list[Said] = []
     for rule in rules:
-        if rule.kind == "model":
+        if rule.kind in ("model", "levels"):
             continue
         chosen = rule.settings(settings.get(rule.name))
         try:
@@ -31,6 +32,28 @@ def propose(facts: Facts, rules: Iterable[Rule], settings: Mapping[str, Mapping[
         except OnnxtuneError:
             raise
         except Exception as error:  # a rule may be anybody's code; its failure must not cost the rest
+            said.append(_failed(rule, "", f"{type(error).__name__}: {one_line(error)}"))
+    return said
+
+
+def propose_levels(
+    facts: Facts, rules: Iterable[Rule], settings: Mapping[str, Mapping[str, Any]]
+) -> list[Level | Decline]:
+    """All levels that calibrated rules offer on this graph, with the same promises kept as by `propose`."""
+    said: list[Level | Decline] = []
+    for rule in rules:
+        if rule.levels is None or facts.opset < rule.card.min_opset:
+            continue
+        try:
+            for item in rule.levels(facts, rule.settings(settings.get(rule.name))):
+                breach = _breach(facts, item.unfitted) if isinstance(item, Level) else None
+                if breach:
+                    said.append(_failed(rule, item.layer.key, breach))
+                else:
+                    said.append(item if isinstance(item, Level) else _decline(item, rule))
+        except OnnxtuneError:
+            raise
+        except Exception as error:  # as above
             said.append(_failed(rule, "", f"{type(error).__name__}: {one_line(error)}"))
     return said
 

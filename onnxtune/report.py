@@ -82,6 +82,7 @@ class Report:
     environment: Mapping[str, Any]
     settings: Mapping[str, Any]
     seconds: Mapping[str, float]
+    calibration: Mapping[str, Any] | None = None
     schema: int = SCHEMA
 
     @property

@@ -6,8 +6,10 @@ that a user reads or tunes. The Python file defines exactly one of
     rewrite(match, new, settings) -> str | tuple[str, ...] | Decline reason
     propose(facts, settings)      -> iterable of Proposal or Decline
     transform(proto, settings)    -> ModelProto | None (nothing to do)
+    levels(facts, settings)       -> iterable of Level or Decline (a calibrated rule)
 
-and for pattern rules may define `variants(match, settings)`, an iterable of settings to try.
+and for pattern rules may define `variants(match, settings)`, an iterable of settings to try. A rule with an exact
+form may define `levels` beside it, for the calibrated forms of the same idea.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from onnxtune.errors import RuleError
 from onnxtune.patterntext import Pattern
 
 Safety = Literal["exact", "calibrated", "advice"]
-Kind = Literal["pattern", "graph", "model"]
-ENTRY: Mapping[str, Kind] = {"rewrite": "pattern", "propose": "graph", "transform": "model"}
+Kind = Literal["pattern", "graph", "model", "levels"]
+ENTRY: Mapping[str, Kind] = {"rewrite": "pattern", "propose": "graph", "transform": "model", "levels": "levels"}
 
 
 class No(str):
@@ -65,6 +67,7 @@ class Rule:
     kind: Kind
     entry: Callable[..., Any]
     variants: Callable[..., Any] | None = None
+    levels: Callable[..., Any] | None = None
     algebra: str = ""
 
     @property
@@ -187,13 +190,16 @@ def _is(value: object, kind: type) -> bool:
 def make_rule(card: Card, module: Any, path: str) -> Rule:
     """Join a card with its Python module. Raises RuleError when the module lacks a single entry point."""
     found = [name for name in ENTRY if callable(getattr(module, name, None))]
+    levels = getattr(module, "levels", None)
+    if len(found) > 1 and "levels" in found:
+        found.remove("levels")
     if len(found) != 1:
         has = ", ".join(found) or "none"
         raise RuleError(f"{path}: its Python file must define exactly one of {', '.join(ENTRY)} (it has {has})")
     kind = ENTRY[found[0]]
     _join(card, kind, path)
     algebra = (module.__doc__ or "").strip()
-    return Rule(card, kind, getattr(module, found[0]), getattr(module, "variants", None), algebra)
+    return Rule(card, kind, getattr(module, found[0]), getattr(module, "variants", None), levels, algebra)
 
 
 def _join(card: Card, kind: Kind, path: str) -> None:

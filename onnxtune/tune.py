@@ -18,15 +18,18 @@ import onnx
 from onnxtune import provenance
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache, structure
+from onnxtune.calibrate.judge import Judge
+from onnxtune.calibrate.search import Calibration, Point, Search, Timed, summary
 from onnxtune.compare import Comparison
 from onnxtune.costs import total_macs
 from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
 from onnxtune.feeds import Case, cases
+from onnxtune.level import Level
 from onnxtune.localcheck import check_region
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Decline, ModelProposal, Proposal
-from onnxtune.propose import propose
+from onnxtune.propose import propose, propose_levels
 from onnxtune.region import extract
 from onnxtune.report import Kept, ModelSummary, Outcome, Rejected, Report, Stage, Status, describe
 from onnxtune.rule import Rule
@@ -39,6 +42,10 @@ from onnxtune.trial import CONFIRM_PLANS, MODEL_PLAN, Timer, Trial
 from onnxtune.verify import Verdict, Verifier
 
 ROUND_LIMIT = 8
+PROMISE_LAYERS, PROMISE_SECONDS = 6, 15.0
+"""Without data: how many layers' levels are timed, and for how long, to say what calibration could be worth."""
+PROMISE_RATIO = 0.3
+"""Multiply-accumulates left of a layer that calibration mostly allows."""
 ENABLING = "lets other rules fire"
 NOT_NEEDED = "no other rule needs it"
 NotifyFunction = Callable[[str, int, int], None]
@@ -87,16 +94,20 @@ def tune(
     *,
     cache: Cache,
     extra_cases: Sequence[Case] = (),
+    calibration: Calibration | None = None,
     notify: NotifyFunction = lambda stage, done, total: None,
 ) -> tuple[Model, Report]:
     """Rewrite `original` for `target`; returns the model to use (the original when nothing pays) and the report.
 
-    Raises ModelError when ONNX Runtime cannot load or run the original on the target.
+    With `calibration`, calibrated rules may spend its budget. Raises ModelError when ONNX Runtime cannot load
+    or run the original on the target, DataError and UsageError for calibration data that do not fit it.
     """
     settings = options.record(rules, target)
+    if calibration is not None:
+        settings["calibration"] = calibration.record()
     if provenance.is_own_result(original, settings):
         return original, _untouched(original, settings, options)
-    return _Tuning(original, rules, target, options, cache, extra_cases, notify, settings).run()
+    return _Tuning(original, rules, target, options, cache, extra_cases, calibration, notify, settings).run()
 
 
 class _Tuning:
@@ -110,11 +121,15 @@ class _Tuning:
         options: Options,
         cache: Cache,
         extra_cases: Sequence[Case],
+        calibration: Calibration | None,
         notify: NotifyFunction,
         settings: Mapping[str, Any],
     ) -> None:
         self.original, self.target, self.options = original, target, options
         self.rules = [r for r in rules if r.card.safety == "exact"]  # others need data, or only advise
+        self.calibrated = [r for r in rules if r.levels is not None]
+        self.calibration = calibration
+        self.fronts: Mapping[str, Any] | None = None  # what the calibration found, for the report
         self.notify, self.settings = notify, settings
         binding = bind_sizes(original, options.sizes)
         self.sizes = binding.sizes
@@ -128,16 +143,13 @@ class _Tuning:
         self.verdict = Verdict(True, 0.0, 0)
         with self._stage("load"):
             self.facts = Facts(original, self.sizes)
-            tests = [*cases(original, self.sizes, options.seed), *extra_cases]
-            self.verifier = Verifier(
-                original, self.facts, tests, target, rtol=options.rtol, atol=options.atol, seed=options.seed
-            )
+            self.verifier = self._verifier(original, extra_cases)
         self.notes += [f"verification input left out, the original fails on it: {s}" for s in self.verifier.skipped]
 
     def _rule_settings(self) -> dict[str, dict[str, Any]]:
         """The user's settings; a rule that has a setting `provider` learns there what it is tuned for."""
         found = {name: dict(values) for name, values in self.options.settings.items()}
-        for rule in self.rules:
+        for rule in {*self.rules, *self.calibrated}:
             if "provider" in rule.card.settings:
                 found.setdefault(rule.name, {}).setdefault("provider", self.target.label.lower())
         return found
@@ -148,6 +160,12 @@ class _Tuning:
         base = self._prepare()
         steps = self._rounds(base, [], [r for r in self.rules if r.card.enabling])
         steps = self._rounds(base, steps, self.rules)
+        if self.calibrated and self.calibration is not None:
+            found = self._spend(base, steps, self.calibration)
+            if found is not None:
+                return found
+        elif self.calibrated:
+            self._promise(apply(base, [s.proposal for s in steps]))
         idle = prune_enabling(steps)
         if idle:
             for i in sorted(idle):
@@ -285,6 +303,124 @@ class _Tuning:
             )
         return [good[i] for i in chosen]
 
+    # --- calibrated rewrites -----------------------------------------------------------------
+
+    def _spend(self, base: Model, steps: list[Step], calibration: Calibration) -> tuple[Model, Report] | None:
+        """The model after calibrated rewrites that passed the gate; None when there is none that pays."""
+        before = apply(base, [s.proposal for s in steps])
+        facts = Facts(before, self.sizes)
+        with self._stage("judge"):
+            judge = Judge(
+                self.original,
+                calibration.data,
+                self.target,
+                metric=calibration.metric,
+                confidence=calibration.confidence,
+                notify=lambda done, total: self.notify("running the original on the calibration data", done, total),
+            )
+            latency = self.timer.latency(before, self.sizes)
+            search = Search(before, facts, judge, calibration, self.target, self.options.seed, latency, self.notify)
+        timed = self._timed(facts, propose_levels(facts, self.calibrated, self.rule_settings))
+        found = None
+        with self._stage("fit"):
+            for point in search.passing(timed):
+                found = self._with(base, steps, point)
+                self.fronts = summary(search, point if found else None)
+                if found is not None:
+                    break
+        self.fronts = self.fronts or summary(search, None)
+        for item in timed:
+            if found is None or item.level.identity not in found[0].identity:
+                self._reject(item.level.unfitted, "select", search.why_not(item), item.comparison)
+        if found is None:
+            return None
+        point, result, comparison, kept = found
+        wholes = [k for k, _ in self.wholes]
+        enough = comparison is not None and comparison.speedup >= self.options.min_speedup
+        return self._finish(result, "faster" if enough else "forced", comparison, wholes, kept)
+
+    def _timed(self, facts: Facts, said: Sequence[Level | Decline]) -> list[Timed]:
+        """The levels that are faster, unfitted, on their regions."""
+        self.outcomes += [d for d in said if isinstance(d, Decline)]
+        levels = [level for level in said if isinstance(level, Level)]
+        found: list[Timed] = []
+        for i, level in enumerate(levels):
+            self.notify(f"measuring {level.rule}", i, len(levels))
+            with self._stage("measure"):
+                trial = self.timer.region(facts, level.unfitted)
+            if trial.comparison is not None and trial.comparison.verdict == "faster":
+                found.append(Timed(level, trial.comparison))
+            else:
+                reason = trial.problem or _no_gain(trial.comparison)
+                self._reject(level.unfitted, "measure", reason, trial.comparison)
+        return found
+
+    def _with(
+        self, base: Model, steps: list[Step], point: Point
+    ) -> tuple[Point, Model, Comparison | None, list[Step]] | None:
+        """The point's rewrites, exact ones again on top, timed: against what exact rewrites alone give, and the
+        original. None when they do not pay."""
+        facts = Facts(apply(base, [s.proposal for s in steps]), self.sizes)
+        fitted = [
+            replace(step_of(facts, f.proposal, o.timed.comparison), error=f.error)
+            for o, f in zip(point.options, point.fitted, strict=True)
+        ]
+        both = [*steps, *fitted]
+        idle = prune_enabling(both)
+        both = [s for i, s in enumerate(both) if i not in idle]
+        middle = apply(base, [s.proposal for s in both])
+        outer, self.verifier = self.verifier, self._verifier(middle)
+        try:
+            after = self._rounds(middle, [], self.rules)
+            after = [s for i, s in enumerate(after) if i not in prune_enabling(after)]
+            after = self._verified(middle, after)
+            result = apply(middle, [s.proposal for s in after])
+        finally:
+            self.verifier = outer
+        with self._stage("confirm"):
+            exact = apply(base, [s.proposal for s in steps])
+            bought = self.timer.models(exact, result, self.sizes, MODEL_PLAN).comparison
+            last = self._last_word(result)
+        pays = bought is not None and bought.verdict == "faster"
+        faster = last.comparison is not None and last.comparison.verdict == "faster"
+        if not (pays and faster):
+            return None
+        return point, result, last.comparison, [*both, *after]
+
+    def _verifier(self, model: Model, extra: Sequence[Case] = ()) -> Verifier:
+        """What compares rewrites of this model with it."""
+        options = self.options
+        tests = [*cases(model, self.sizes, options.seed), *extra]
+        facts = Facts(model, self.sizes)
+        return Verifier(model, facts, tests, self.target, rtol=options.rtol, atol=options.atol, seed=options.seed)
+
+    def _promise(self, model: Model) -> None:
+        """Say what calibration data could be worth: levels of the largest layers, timed and not fitted."""
+        facts = Facts(model, self.sizes)
+        levels = [x for x in propose_levels(facts, self.calibrated, self.rule_settings) if isinstance(x, Level)]
+        layers: dict[str, dict[str, Level]] = {}
+        for level in levels:
+            own = layers.setdefault(level.layer.key, {})
+            if level.share <= PROMISE_RATIO and level.share > getattr(own.get(level.rule), "share", 0.0):
+                own[level.rule] = level
+        timer = replace(self.timer, deadline=min(self.timer.deadline, time.monotonic() + PROMISE_SECONDS))
+        saved: dict[str, float] = {}
+        largest = sorted(layers, key=lambda k: -max((x.full_macs for x in layers[k].values()), default=0))
+        with self._stage("measure"):
+            for key in largest[:PROMISE_LAYERS]:
+                for level in layers[key].values():
+                    self.notify("measuring what calibration could be worth", 0, 0)
+                    comparison = timer.region(facts, level.unfitted).comparison
+                    if comparison is not None and comparison.verdict == "faster":
+                        saved[key] = max(saved.get(key, 0.0), comparison.saved)
+            latency = self.timer.latency(model, self.sizes) if saved else 0.0
+        total = sum(saved.values())
+        if 0.05 * latency < total < latency:
+            self.notes.append(
+                f"with --calibration-data up to {latency / (latency - total):.1f}x more: {len(saved)} layers have"
+                f" forms with {PROMISE_RATIO:.0%} of their multiply-accumulates that are faster here"
+            )
+
     # --- gates -------------------------------------------------------------------------------
 
     def _verified(self, base: Model, steps: list[Step]) -> list[Step]:
@@ -399,6 +535,7 @@ class _Tuning:
             environment={**versions(), "device": self.target.device, "provider": self.target.provider},
             settings={**self.settings, "measured_sizes": {k: list(v) for k, v in self.sizes.items()}},
             seconds=dict(self.seconds),
+            calibration=self.fronts,
         )
         entries: dict[str, Any] = {
             "source_sha256": self.original.graph_sha256(),
@@ -406,6 +543,8 @@ class _Tuning:
             "settings": self.settings,
             "speedup": None if comparison is None else round(comparison.speedup, 3) if changed else 1.0,
         }
+        if self.calibration is not None:
+            entries["calibration_sha256"] = self.settings["calibration"]["sha256"]
         return provenance.stamp(result, entries), report
 
     # --- bookkeeping -------------------------------------------------------------------------

@@ -16,24 +16,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxtune.accuracy import Drop
+from onnxtune.accuracy import Drop, parse_budget, unit
 from onnxtune.apply import apply
 from onnxtune.calibrate.dataset import Dataset, Splits, split
-from onnxtune.calibrate.evidence import gather
+from onnxtune.calibrate.fitter import Fitter
 from onnxtune.calibrate.judge import Judge, joined
-from onnxtune.calibrate.store import FitStore, fit_key
+from onnxtune.calibrate.store import FitStore
 from onnxtune.choose import choose
 from onnxtune.compare import Comparison
 from onnxtune.costs import total_macs
 from onnxtune.facts import Facts
 from onnxtune.level import Fitted, Level
 from onnxtune.model import Model, tensor_bytes
-from onnxtune.proposal import Proposal, overlap
+from onnxtune.proposal import overlap
 from onnxtune.runtime import Target
 
 Notify = Callable[[str, int, int], None]
@@ -46,6 +49,33 @@ PER_LAYER = 6
 """Levels of a layer whose harm is measured."""
 LEAST_GAIN = 0.004
 """A level must save at least this share of the model's latency to be worth its harm."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What the user allows: `data`, and a loss of at most `max_drop` (as on the command line, such as "0.5%") of
+    `metric` (None: chosen by the outputs) at one-sided `confidence`."""
+
+    data: Dataset
+    max_drop: str
+    metric: str | None = None
+    confidence: float = 0.9
+    store: FitStore = field(default_factory=lambda: FitStore(None))
+
+    @cached_property
+    def digest(self) -> str:
+        return self.data.digest()
+
+    def record(self) -> dict[str, Any]:
+        """The settings that decide the result, as plain data."""
+        return {
+            "source": Path(self.data.source).name,
+            "samples": self.data.count,
+            "sha256": self.digest,
+            "max_drop": self.max_drop,
+            "metric": self.metric,
+            "confidence": self.confidence,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,21 +127,20 @@ class Search:
 
     teacher: Model
     facts: Facts
-    data: Dataset
     judge: Judge
+    calibration: Calibration
     target: Target
-    budget: float
-    store: FitStore
     seed: int
     latency: float
     notify: Notify
 
     def __post_init__(self) -> None:
-        self.splits: Splits = split(
-            self.data.count, self.seed, classified=self.judge.classified, source=self.data.source
-        )
+        data, store, digest = self.calibration.data, self.calibration.store, self.calibration.digest
+        self.budget = parse_budget(self.calibration.max_drop, self.judge.main.metric)
+        self.splits: Splits = split(data.count, self.seed, classified=self.judge.classified, source=data.source)
+        self.fitter = Fitter(self.teacher, data, digest, store, self.target, self.seed, self.notify)
         self.points: list[Point] = []
-        self._digest = self.data.digest()
+        self._considered: dict[str, Option] = {}
 
     def passing(self, timed: Sequence[Timed]) -> Iterator[Point]:
         """Sets that pass the gate, the boldest first. All that were tried are in `points`."""
@@ -141,20 +170,20 @@ class Search:
         found: list[Option] = []
         for number, items in enumerate(layers.values()):
             self.notify(f"fitting {items[0].level.layer.key}", number, len(layers))
-            evidence = None
-            fits: list[tuple[Timed, Fitted]] = []
-            for item in items:
-                key = self._key(item.level, self.teacher, self.splits.fit)
-
-                def fresh(level: Level = item.level) -> Fitted:
-                    nonlocal evidence
-                    if evidence is None:
-                        evidence = self._gather(level, self.teacher, self.splits.fit)
-                    return level.fit(evidence)
-
-                fits.append((item, self._fitted(key, item.level, fresh)))
-            found += [self._option(item, fitted) for item, fitted in _front(fits)[:PER_LAYER]]
+            fits = self.fitter.alone([item.level for item in items], self.splits.fit)
+            found += [self._option(item, fitted) for item, fitted in _front(list(zip(items, fits, strict=True)))]
+        self._considered = {o.timed.level.identity: o for o in found}
         return found
+
+    def why_not(self, timed: Timed) -> str:
+        """Why a faster level is not in the set that was taken."""
+        option = self._considered.get(timed.level.identity)
+        if timed.saved <= LEAST_GAIN * self.latency:
+            return "saves too little to be worth any accuracy"
+        if option is None:
+            return "another level of the layer is faster and closer"
+        factor, suffix = unit(self.judge.main.metric)
+        return f"not in the best set: alone it costs {factor * option.harm:.2g}{suffix} of {self.judge.main.metric}"
 
     def _option(self, timed: Timed, fitted: Fitted) -> Option:
         model = apply(self.teacher, [fitted.proposal])
@@ -189,29 +218,16 @@ class Search:
     def _promises(self, point: Point) -> bool:
         """Would the gate, with its many samples, find the drop within the budget if it is what it seems?"""
         drop, more = point.drop, len(self._unseen) / max(len(self.splits.select), 1)
-        return drop.estimate + (drop.bound - drop.estimate) / math.sqrt(more) <= self.budget
+        return bool(drop.estimate + (drop.bound - drop.estimate) / math.sqrt(more) <= self.budget)
 
     def _point(self, options: Sequence[Option]) -> Point:
-        model, fitted = self._refit(options, self.splits.fit)
+        place = {key: n.index for key, n in self.facts.by_key.items()}
+        options = sorted(options, key=lambda o: place[o.timed.level.layer.key])
+        model, fitted = self.fitter.in_order([o.timed.level for o in options], self.splits.fit)
         drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select)
         latency = self.latency - sum(o.timed.saved for o in options)
         macs = total_macs(Facts(model, self.facts.sizes))
         return Point(tuple(options), fitted, model, latency, macs, tensor_bytes(model), drop)
-
-    def _refit(self, options: Sequence[Option], indices: NDArray[np.int64]) -> tuple[Model, tuple[Fitted, ...]]:
-        """Fit in the network's order, every layer on what those before it have become."""
-        place = {key: n.index for key, n in self.facts.by_key.items()}
-        ordered = sorted((o.timed.level for o in options), key=lambda level: place[level.layer.key])
-        student, done = self.teacher, list[Fitted]()
-        for level in ordered:
-            key = self._key(level, student, indices)
-
-            def fresh(level: Level = level, student: Model = student) -> Fitted:
-                return level.fit(self._gather(level, student, indices))
-
-            done.append(self._fitted(key, level, fresh))
-            student = apply(student, [done[-1].proposal])
-        return student, tuple(done)
 
     # --- the gate ----------------------------------------------------------------------------
 
@@ -226,36 +242,11 @@ class Search:
         for number, fold in enumerate(folds):
             self.notify("the gate: fitting without the samples it is judged on", number, FOLDS)
             rest = np.concatenate([f for i, f in enumerate(folds) if i != number])
-            model, _ = self._refit(point.options, rest)
+            model, _ = self.fitter.in_order([o.timed.level for o in point.options], rest)
             parts.append((fold, self.judge.score(model, fold)))
         indices, scores = joined(parts)
         final = self.judge.score(point.model, self.splits.gate)
         return replace(point, gate=self.judge.drop(scores, indices), veto=self.judge.drop(final, self.splits.gate))
-
-    # --- fits --------------------------------------------------------------------------------
-
-    def _gather(self, level: Level, student: Model, indices: NDArray[np.int64]):  # type: ignore[no-untyped-def]
-        label = f"seeing what {level.layer.key} sees"
-        tell = lambda done, total: self.notify(label, done, total)  # noqa: E731
-        return gather(level.layer, self.teacher, student, self.data, indices, self.target, self.seed, tell)
-
-    def _key(self, level: Level, student: Model, indices: NDArray[np.int64]) -> str:
-        return fit_key(
-            level=level.identity,
-            teacher=self.teacher.graph_sha256(),
-            student=student.graph_sha256(),
-            data=self._digest,
-            indices=[int(i) for i in indices],
-            seed=self.seed,
-        )
-
-    def _fitted(self, key: str, level: Level, fresh: Callable[[], Fitted]) -> Fitted:
-        def make():  # type: ignore[no-untyped-def]
-            fitted = fresh()
-            return fitted.proposal.fragment, fitted.error
-
-        fragment, error = self.store.get(key, make)
-        return Fitted(replace(level.unfitted, fragment=fragment), error)
 
 
 def _front(fits: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:
@@ -276,6 +267,32 @@ def _conflict(first: Option, second: Option) -> bool:
     return one.layer.key == other.layer.key or overlap(one.unfitted, other.unfitted)
 
 
-def proposals_of(point: Point) -> list[Proposal]:
-    """The fitted rewrites, in the network's order."""
-    return [f.proposal for f in point.fitted]
+def summary(search: Search, chosen: Point | None) -> dict[str, Any]:
+    """What the report says of a search: data, metric, budget, and every point that was tried."""
+    factor, suffix = unit(search.judge.main.metric)
+    taken = None if chosen is None else chosen.identity
+    points = sorted(search.points, key=lambda p: p.latency)
+    gate = None if chosen is None else chosen.gate
+    return {
+        **search.calibration.record(),
+        "splits": {"fit": len(search.splits.fit), "select": len(search.splits.select), "gate": len(search.splits.gate)},
+        "plans": [asdict(p) for p in search.judge.plans],
+        "budget": search.budget,
+        "unit": {"factor": factor, "suffix": suffix},
+        "gate": None if gate is None else {**asdict(gate), "needed_for_half": gate.needed(search.budget / 2)},
+        "veto": None if chosen is None or chosen.veto is None else asdict(chosen.veto),
+        "exact": {"latency": search.latency, "bytes": tensor_bytes(search.teacher), "macs": total_macs(search.facts)},
+        "points": [_point_plain(p, chosen=p.identity == taken) for p in points],
+    }
+
+
+def _point_plain(point: Point, *, chosen: bool) -> dict[str, Any]:
+    return {
+        "latency": point.latency,
+        "macs": point.macs,
+        "bytes": point.bytes,
+        "drop": asdict(point.drop),
+        "gate": None if point.gate is None else asdict(point.gate),
+        "chosen": chosen,
+        "levels": [o.timed.level.title for o in point.options],
+    }

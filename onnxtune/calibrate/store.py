@@ -21,15 +21,15 @@ SUFFIX = ".fit"
 
 
 class FitStore:
-    """Fits by key; only in memory when `folder` is None."""
+    """Fits by key; only in memory when `folder` is None. `resume`: use those that an earlier run has left there."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, *, resume: bool = False) -> None:
+        self.folder, self.resume = folder, resume
         self._memory: dict[str, tuple[Fragment, float]] = {}
 
     def get(self, key: str, make: Callable[[], tuple[Fragment, float]]) -> tuple[Fragment, float]:
         """The fragment and its error under this key, made where it is not known yet."""
-        found = self._memory.get(key) or self._read(key)
+        found = self._memory.get(key) or (self._read(key) if self.resume else None)
         if found is None:
             found = make()
             self._write(key, *found)

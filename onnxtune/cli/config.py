@@ -1,6 +1,7 @@
 """Defaults from `onnxtune.toml` or `[tool.onnxtune]` in pyproject.toml: below flags and environment.
 
-Keys are the flags' names (`time-budget` or `time_budget`); `[rules.NAME]` tables set rules' settings.
+Keys are the flags' names (`time-budget` or `time_budget`); `[rules.NAME]` tables set rules' settings,
+`[preprocess]` says how images become inputs.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def load_defaults(ctx: click.Context, parameter: click.Parameter, value: str | N
     """Eager click callback of `--config`: puts the file's values below flags and environment."""
     del parameter
     table, source = read(Path(value) if value else None)
-    rules = table.pop("rules", {})
+    rules, preprocess = table.pop("rules", {}), table.pop("preprocess", {})
     known = {p.name for p in ctx.command.params if p.name}
     defaults = {_key(k): v for k, v in table.items() if not isinstance(v, Mapping) or _key(k) in known}
     unknown = [k for k in table if _key(k) not in known]
@@ -49,6 +50,9 @@ def load_defaults(ctx: click.Context, parameter: click.Parameter, value: str | N
         raise UsageError(f"{source}: unknown key '{min(unknown)}' (known: {_names(known)})")
     if not isinstance(rules, Mapping) or not all(isinstance(v, Mapping) for v in rules.values()):
         raise UsageError(f"{source}: 'rules' must hold tables such as [rules.pad_channels]")
+    if not isinstance(preprocess, Mapping):
+        raise UsageError(f"{source}: 'preprocess' must be a table, such as [preprocess] with mean and std")
+    ctx.meta["onnxtune.preprocess"] = {_key(k): v for k, v in preprocess.items()}
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     ctx.meta["onnxtune.rules"] = {name: dict(settings) for name, settings in rules.items()}
 

@@ -10,7 +10,16 @@ import click
 if TYPE_CHECKING:
     from onnxtune.report import Report
 
-from onnxtune.cli.options import config_option, option, pairs, rule_options, target_options, words
+from onnxtune.cli.options import (
+    PREPROCESS,
+    calibration_options,
+    config_option,
+    option,
+    pairs,
+    rule_options,
+    target_options,
+    words,
+)
 
 
 @click.command("optimize", short_help="Rewrite a model so that it runs faster.")
@@ -24,6 +33,7 @@ from onnxtune.cli.options import config_option, option, pairs, rule_options, tar
 )
 @target_options
 @rule_options
+@calibration_options
 @option("--force-rules", multiple=True, metavar="RULE", help="Keep this rule's rewrites even when they are not faster.")
 @option(
     "--pad-channels",
@@ -87,6 +97,13 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
             plugins=flags["plugins"],
             settings=_settings(ctx, flags),
             force_rules=words(flags["force_rules"]),
+            calibration_data=flags["calibration_data"],
+            labels=flags["labels"],
+            preprocess={**ctx.meta.get("onnxtune.preprocess", {}), **_given(flags, PREPROCESS)},
+            metric=flags["metric"],
+            max_drop=flags["max_drop"],
+            confidence=flags["confidence"],
+            resume=flags["resume"],
             min_speedup=flags["min_speedup"],
             rtol=flags["rtol"],
             atol=flags["atol"],
@@ -108,6 +125,10 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
     if flags["strict"] and not _reached(result.report, flags["min_speedup"]):
         raise GateError(f"{model}: no speed-up of at least {flags['min_speedup']:g} was found (--strict)")
     return 0
+
+
+def _given(flags: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: flags[name] for name in names if flags[name] is not None}
 
 
 def _check_outputs(model: Path, target: Path | None, json_file: str | None) -> None:

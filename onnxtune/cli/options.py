@@ -67,6 +67,52 @@ def rule_options(command: F) -> F:
     return command
 
 
+def calibration_options(command: F) -> F:
+    """--calibration-data and what belongs to it."""
+    for decorate in reversed(
+        [
+            option(
+                "--calibration-data",
+                metavar="PATH",
+                help="Samples to refit weights to: NPZ or NPY (arrays named like the inputs), a folder of these,"
+                " an image folder, or module:function yielding feeds. Without it only exact rules run.",
+            ),
+            option("--labels", metavar="PATH", help="Class numbers (NPY, NPZ, CSV) or target arrays of the samples."),
+            option(
+                "--metric",
+                metavar="NAME",
+                help="top1, top5, agreement, psnr, relative_error, or module:function [default: by the outputs].",
+            ),
+            option(
+                "--max-drop",
+                default="0.5%",
+                metavar="DROP",
+                help="Most of the metric that may be lost: a share such as 0.5% or 0.005; dB for psnr.",
+            ),
+            option(
+                "--confidence",
+                default=0.9,
+                type=click.FloatRange(0.5, 1.0, max_open=True),
+                metavar="C",
+                help="One-sided confidence with which the loss must lie within --max-drop.",
+            ),
+            option("--resume", is_flag=True, help="Use the fits that an interrupted run left in the cache folder."),
+            option("--resize", metavar="N|HxW", help="Images: shorter side, or height x width, in pixels."),
+            option("--crop", metavar="N|HxW", help="Images: centre crop in pixels, after resizing."),
+            option("--scale", metavar="S", help="Images: factor for pixels from 0 to 255 [default: 1/255]."),
+            option("--mean", metavar="M,M,M", help="Images: subtracted after scaling [default: 0]."),
+            option("--std", metavar="S,S,S", help="Images: divided by after the mean [default: 1]."),
+            option("--channel-order", metavar="ORDER", help="Images: rgb, bgr or gray [default: rgb]."),
+            option("--layout", metavar="LAYOUT", help="Images: nchw or nhwc [default: as the input suggests]."),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+PREPROCESS = ("resize", "crop", "scale", "mean", "std", "channel_order", "layout")
+
+
 def config_option(command: F) -> F:
     return click.option(
         "--config",

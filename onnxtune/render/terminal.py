@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxtune.compare import Comparison
+from onnxtune.render import calibration
 from onnxtune.report import Kept, ModelSummary, Rejected, Report, Rewrite
 
 ENABLING = "lets other rules fire"
@@ -28,6 +29,11 @@ def show(report: Report, written: Path | None, *, verbose: int = 0, console: Con
     _sizes(report, out)
     for note in report.notes:
         out.print(f"[yellow]note:[/] {escape(note)}")
+    if report.calibration is not None:
+        for line in calibration.lines(report.calibration):
+            out.print(line)
+        if report.calibration["points"]:
+            out.print(calibration.front(report.calibration))
     limit = 10**6 if verbose else SHOWN
     if report.kept:
         out.print(_kept(report.kept, limit))

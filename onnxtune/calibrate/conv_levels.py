@@ -1,0 +1,110 @@
+"""Levels of convolutions in the factorised forms of forms.py: which layers, which forms, how many mid channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxtune.calibrate import solve
+from onnxtune.calibrate.evidence import Evidence, too_large
+from onnxtune.calibrate.forms import Factors, Form, unfitted
+from onnxtune.calibrate.layer import Layer, conv_layer
+from onnxtune.channels.cost import Target
+from onnxtune.convolution import add_conv
+from onnxtune.costs import macs, total_macs
+from onnxtune.facts import Facts
+from onnxtune.fragment import Builder
+from onnxtune.level import Fitted, Level
+from onnxtune.proposal import Decline, Fragment, Proposal
+from onnxtune.windows import Window
+
+ROUGH, THOROUGH = 3, 25
+"""Iterations of a fit."""
+FormsOf = Callable[[Window], Iterable[Form]]
+
+
+def conv_levels(facts: Facts, settings: Mapping[str, Any], rule: str, forms: FormsOf) -> Iterator[Level | Decline]:
+    """For every convolution that matters, each form at a ladder of mid channels.
+
+    Settings: `ratios` (multiply-accumulates that are left), `min_share` (of the network's that a layer must have),
+    `multiple` of mid channels (0: as the provider's kernels like), `provider`.
+    """
+    total = max(total_macs(facts), 1)
+    target = Target.of(settings["provider"])
+    for node in facts.nodes:
+        if not node.is_op("Conv"):
+            continue
+        share = macs(facts, node) / total
+        layer = conv_layer(facts, node)
+        kernel = facts.shape(node.input(1)) or ()
+        if max((k for k in kernel[2:] if isinstance(k, int)), default=1) == 1:
+            continue
+        problem = layer if isinstance(layer, str) else too_large(layer)
+        if problem:
+            yield Decline(rule, node.key, problem)
+            continue
+        assert isinstance(layer, Layer), "a reason was given otherwise"
+        size = (facts.size(layer.y) or ())[2:]
+        if len(size) != 2 or share < settings["min_share"]:
+            continue
+        multiples = [settings["multiple"]] if settings["multiple"] else [target.block or 8, target.multiple(half=True)]
+        for form in forms(_window(layer)):
+            for mid in _ladder(form, layer, (size[0], size[1]), settings["ratios"], multiples):
+                yield _level(facts, rule, layer, form, mid, (size[0], size[1]))
+
+
+def _window(layer: Layer) -> Window:
+    assert layer.window is not None, "convolutions have one"
+    return layer.window
+
+
+def _ladder(
+    form: Form, layer: Layer, size: tuple[int, int], ratios: Sequence[float], multiples: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """Mid channels for each ratio: in the first multiple that leaves any. Without those that leave nothing out."""
+    shape = (layer.outputs, layer.kernel.shape[1])
+    found: dict[tuple[int, ...], None] = {}
+    for ratio in ratios:
+        fits = (form.mid_for(shape, size, ratio, multiple) for multiple in multiples)
+        mid = next((m for m in fits if m is not None), None)
+        if mid is not None:
+            found[mid] = None
+    return list(found)
+
+
+def _level(facts: Facts, rule: str, layer: Layer, form: Form, mid: tuple[int, ...], size: tuple[int, int]) -> Level:
+    shape = (layer.outputs, layer.kernel.shape[1])
+    title = f"Conv {_by(layer.kernel.shape[2:])}, {shape[1]} -> {shape[0]} as {form.name} through {_by(mid)}"
+    settings = {"form": form.name, "mid_channels": list(mid)}
+
+    def build(factors: Factors) -> Proposal:
+        return Proposal(
+            rule, title, frozenset({layer.key}), _fragment(facts, rule, layer, factors), "calibrated", settings=settings
+        )
+
+    def fit(evidence: Evidence, rough: bool) -> Fitted:
+        iterations = ROUGH if rough else THOROUGH
+        found = solve.fit(
+            form, layer.kernel, layer.bias, evidence.moments, mid, iterations=iterations, seed=evidence.seed
+        )
+        return Fitted(build(found.factors), found.rel_error)
+
+    random = build(unfitted(form, shape, mid, np.random.default_rng(0)))
+    full = layer.weight.size * size[0] * size[1]
+    return Level(rule, layer, title, random, fit, settings, form.macs(shape, mid, size), full)
+
+
+def _fragment(facts: Facts, rule: str, layer: Layer, factors: Factors) -> Fragment:
+    new = Builder(f"{layer.key}/{rule}", facts.names, facts.opset)
+    x = layer.x
+    stages = factors.stages
+    for stage in stages:
+        bias = factors.bias if stage is stages[-1] else None
+        x = add_conv(new, x, stage.weight, bias, stage.window, layer.dtype, stage.group)
+    return new.finish({layer.y: x})
+
+
+def _by(numbers: Iterable[int]) -> str:
+    return "x".join(map(str, numbers))

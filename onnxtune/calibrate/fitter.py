@@ -1,0 +1,87 @@
+"""Fitting levels to what the network sees, alone or one after the other, and remembering every fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxtune.apply import apply
+from onnxtune.calibrate.dataset import Dataset
+from onnxtune.calibrate.evidence import Evidence, gather
+from onnxtune.calibrate.store import FitStore, fit_key
+from onnxtune.level import Fitted, Level
+from onnxtune.model import Model
+from onnxtune.proposal import Fragment
+from onnxtune.runtime import Target
+
+Notify = Callable[[str, int, int], None]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitter:
+    """`teacher`: the model whose layers are approximated; `digest`: hash of the data."""
+
+    teacher: Model
+    data: Dataset
+    digest: str
+    store: FitStore
+    target: Target
+    seed: int
+    notify: Notify
+
+    def alone(self, levels: Sequence[Level], indices: Indices) -> list[Fitted]:
+        """Rough fits of levels of one layer, each to the unchanged network. What the layer sees is looked at once."""
+        evidence: Evidence | None = None
+        found = []
+        for level in levels:
+
+            def fresh(level: Level = level) -> Fitted:
+                nonlocal evidence
+                if evidence is None:
+                    evidence = self._gather(level, self.teacher, indices)
+                return level.fit(evidence, True)
+
+            found.append(self._known(level, self.teacher, indices, fresh, rough=True))
+        return found
+
+    def in_order(self, levels: Sequence[Level], indices: Indices) -> tuple[Model, tuple[Fitted, ...]]:
+        """The network with all levels, given in its own order, each fitted to what those before have made of it."""
+        student, done = self.teacher, list[Fitted]()
+        for level in levels:
+
+            def fresh(level: Level = level, student: Model = student) -> Fitted:
+                return level.fit(self._gather(level, student, indices), False)
+
+            done.append(self._known(level, student, indices, fresh, rough=False))
+            student = apply(student, [done[-1].proposal])
+        return student, tuple(done)
+
+    def _gather(self, level: Level, student: Model, indices: Indices) -> Evidence:
+        def tell(done: int, total: int) -> None:
+            self.notify(f"looking at {level.layer.key}", done, total)
+
+        return gather(level.layer, self.teacher, student, self.data, indices, self.target, self.seed, tell)
+
+    def _known(
+        self, level: Level, student: Model, indices: Indices, fresh: Callable[[], Fitted], *, rough: bool
+    ) -> Fitted:
+        key = fit_key(
+            level=level.identity,
+            teacher=self.teacher.graph_sha256(),
+            student=student.graph_sha256(),
+            data=self.digest,
+            indices=[int(i) for i in indices],
+            seed=self.seed,
+            rough=rough,
+        )
+
+        def make() -> tuple[Fragment, float]:
+            fitted = fresh()
+            return fitted.proposal.fragment, fitted.error
+
+        fragment, error = self.store.get(key, make)
+        return Fitted(replace(level.unfitted, fragment=fragment), error)

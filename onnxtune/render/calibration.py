@@ -1,0 +1,67 @@
+"""What calibration cost and bought, on the terminal: the estimate with its bound, and the points that were tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences: the data, the metric and why, the loss with its bound."""
+    splits = found["splits"]
+    yield (
+        f"Calibration: {found['samples']} samples of {escape(found['source'])}"
+        f" ({splits['fit']} to fit, {splits['select']} to choose, {splits['gate']} for the gate)"
+    )
+    plan = found["plans"][0]
+    budget = _amount(found, found["budget"])
+    what = f"{escape(plan['metric'])} of '{escape(plan['output'])}' ({escape(plan['why'])})"
+    yield f"Metric: {what}, at most {budget} less"
+    gate = found["gate"]
+    if gate is None:
+        yield "No calibrated rewrite passed the gate and was faster: exact rewrites only"
+        return
+    values = ""
+    if gate["before"] is not None:
+        values = f" ({_amount(found, gate['before'])} -> {_amount(found, gate['after'])})"
+    yield (
+        f"[bold]Loss of {escape(gate['metric'])}: {_amount(found, gate['estimate'])}, at most"
+        f" {_amount(found, gate['bound'])}[/] at {gate['confidence']:.0%} confidence, on {gate['samples']} samples"
+        f" that neither fit nor choice has seen{values}"
+    )
+    labelled = "" if gate["labelled"] is None else f"; counted by the labels {_amount(found, gate['labelled'])}"
+    flips = "" if gate["flips"] is None else f"; {gate['flips']:.1%} of the decisions changed"
+    yield f"Estimator: {escape(gate['estimator'])}{labelled}{flips}"
+    needed = gate["needed_for_half"]
+    if needed is not None and needed > gate["samples"]:
+        yield f"Half the budget would need about {needed} samples at this loss"
+
+
+def front(found: Mapping[str, Any]) -> Table:
+    """The sets of levels that were tried: latency as the regions promise, loss, size."""
+    table = Table(title="Tried sets of calibrated rewrites", title_justify="left", box=None, pad_edge=False)
+    for heading in ("", "ms", "loss (select)", "loss (gate)", "MB", "million MACs"):
+        table.add_column(heading, justify="right" if heading else "left")
+    exact = found["exact"]
+    rows = [{**exact, "drop": None, "gate": None, "chosen": found["gate"] is None}, *found["points"]]
+    for row in sorted(rows, key=lambda r: float(r["latency"])):
+        table.add_row(
+            "->" if row["chosen"] else "",
+            f"{1e3 * row['latency']:.3g}",
+            "exact" if row["drop"] is None else _bounded(found, row["drop"]),
+            "" if row["gate"] is None else _bounded(found, row["gate"]),
+            f"{row['bytes'] / 1e6:.2f}",
+            f"{row['macs'] / 1e6:.1f}",
+        )
+    return table
+
+
+def _bounded(found: Mapping[str, Any], drop: Mapping[str, Any]) -> str:
+    return f"{_amount(found, drop['estimate'])} (at most {_amount(found, drop['bound'])})"
+
+
+def _amount(found: Mapping[str, Any], value: float) -> str:
+    return f"{found['unit']['factor'] * value:.2f}{found['unit']['suffix']}"

@@ -1,0 +1,68 @@
+"""Fits that are remembered, and models cut down to some of their tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+from smallnet import classifier, images
+
+from onnxtune.calibrate.capture import exposing
+from onnxtune.calibrate.store import FitStore, fit_key
+from onnxtune.model import Model
+from onnxtune.proposal import Fragment
+from onnxtune.runtime import Session, Target
+
+WEIGHT = numpy_helper.from_array(np.arange(3, dtype=np.float32), "w")
+FRAGMENT = Fragment((helper.make_node("Mul", ["x", "w"], ["y"]),), (WEIGHT,))
+
+
+def never() -> tuple[Fragment, float]:
+    raise AssertionError("it was fitted again")
+
+
+def test_resumes_from_disk(tmp_path: Path) -> None:
+    FitStore(tmp_path).get("k", lambda: (FRAGMENT, 0.25))
+    fragment, error = FitStore(tmp_path, resume=True).get("k", never)
+    assert error == 0.25
+    assert fragment.nodes[0] == FRAGMENT.nodes[0]
+    np.testing.assert_array_equal(numpy_helper.to_array(fragment.initializers[0]), [0, 1, 2])
+
+
+def test_without_resume_only_its_own_memory_counts(tmp_path: Path) -> None:
+    FitStore(tmp_path).get("k", lambda: (FRAGMENT, 0.25))
+    store = FitStore(tmp_path)
+    assert store.get("k", lambda: (FRAGMENT, 0.5))[1] == 0.5
+    assert store.get("k", never)[1] == 0.5
+
+
+def test_a_damaged_file_is_fitted_again(tmp_path: Path) -> None:
+    FitStore(tmp_path).get("k", lambda: (FRAGMENT, 0.25))
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:7])
+    assert FitStore(tmp_path, resume=True).get("k", lambda: (FRAGMENT, 0.5))[1] == 0.5
+
+
+def test_a_folder_that_cannot_be_made_costs_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert FitStore(tmp_path / "file" / "fits").get("k", lambda: (FRAGMENT, 0.5))[1] == 0.5
+
+
+def test_keys_tell_everything_apart() -> None:
+    assert fit_key(a=1, b=[1, 2]) == fit_key(b=[1, 2], a=1)
+    assert fit_key(a=1) != fit_key(a=2)
+
+
+@pytest.mark.parametrize("tensors", [["a"], ["b", "image"], ["c", "f"]])
+def test_exposed_tensors_have_their_values(tensors: list[str]) -> None:
+    model = Model(classifier())
+    x = images(3)[0]
+    cut = exposing(model, tensors)
+    got = Session(cut, Target(), "disable").run({"image": x})
+    assert list(got) == tensors
+    every = Session(exposing(model, ["a", "b", "c", "f", "image"]), Target(), "disable").run({"image": x})
+    for name in tensors:
+        np.testing.assert_array_equal(got[name], every[name])
+    assert len(exposing(model, ["a"]).proto.graph.node) == 1
