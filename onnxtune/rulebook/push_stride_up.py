@@ -97,7 +97,7 @@ def _thin(values: NDArray[Any], grid: Grid) -> NDArray[Any]:
     """A constant operand at the pixels of the grid; its axes align from the last."""
     steps = grid[max(0, len(grid) - values.ndim) :]
     index: tuple[Any, ...] = (..., *(slice(None, None, s) for s in steps))
-    return values[index]
+    return np.asarray(values[index])
 
 
 def _thinned(new: Builder, x: str, steps: Sequence[int], form: str) -> str:
