@@ -216,8 +216,8 @@ def _feeds(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int) -> dic
         assert info is not None, "regions have tensor inputs only"
         shape = sizes[value.name]
         if info.elem_type in ROUNDOFF or info.elem_type == TensorProto.DOUBLE:
-            feeds[value.name] = rng.standard_normal(shape)
+            feeds[value.name] = np.asarray(rng.standard_normal(shape))
         else:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(info.elem_type)
-            feeds[value.name] = rng.integers(0, 2, shape).astype(dtype)
+            feeds[value.name] = np.asarray(rng.integers(0, 2, shape), dtype)
     return feeds
