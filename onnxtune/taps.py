@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ def unread_taps(own: Window, axis: int, size: object) -> NDArray[np.bool_]:
     return np.asarray(((pixel < 0) | (pixel >= size)).all(axis=0))
 
 
-def zero_taps(weight: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
+def zero_taps(weight: NDArray[Any]) -> list[NDArray[np.bool_]]:
     """Which taps of each axis have no weight in any channel."""
     zero = (weight == 0).all(axis=(0, 1))
     return [zero.all(axis=tuple(a for a in range(zero.ndim) if a != axis)) for axis in range(zero.ndim)]
@@ -46,6 +47,7 @@ def outer_cut(own: Window, axis: int, dead: NDArray[np.bool_]) -> Cut:
 
 
 def cropped(own: Window, cuts: Sequence[Cut]) -> Window:
+    """What is left of the window after the cuts of each axis."""
     axes = list(zip(own.kernel, own.dilations, own.begin, own.end, cuts, strict=True))
     kernel = tuple(k - a - b for k, _, _, _, (a, b) in axes)
     return replace(

@@ -40,15 +40,16 @@ def _cropped(facts: Facts, node: Node) -> Proposal | No | None:
     own = window(facts, node)
     if isinstance(own, str) or all(k == 1 for k in own.kernel):
         return None
-    conv = convolution(facts, node) if node.op_type == "Conv" else None
     shape = facts.shape(node.input(0)) or ()
     sizes = shape[2:] if len(shape) == len(own.kernel) + 2 else (None,) * len(own.kernel)
     dead = [unread_taps(own, axis, size) for axis, size in enumerate(sizes)]
-    if isinstance(conv, Convolution):
-        dead = [a | b for a, b in zip(dead, zero_taps(conv.weight), strict=True)]
+    weight = facts.constant(node.input(1)) if node.op_type == "Conv" else None
+    if weight is not None:
+        dead = [a | b for a, b in zip(dead, zero_taps(weight), strict=True)]
     cuts = [outer_cut(own, axis, taps) for axis, taps in enumerate(dead)]
     if not any(map(any, cuts)):
         return None
+    conv = convolution(facts, node) if node.op_type == "Conv" else None
     if isinstance(conv, str):
         return No(conv)
     smaller = trimmed(own, cropped(own, cuts), sizes)

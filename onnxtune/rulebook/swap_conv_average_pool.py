@@ -13,13 +13,11 @@ map it is `use_global_pool` that moves the pool.)
 
 from __future__ import annotations
 
-import math
-
-from onnxtune.facts import Facts, Node
+from onnxtune.costs import shrinks
 from onnxtune.fragment import Builder
 from onnxtune.pattern import Match
 from onnxtune.rule import No
-from onnxtune.windows import Window, window
+from onnxtune.windows import window
 
 
 def rewrite(match: Match, new: Builder, settings: object) -> str | No:
@@ -33,15 +31,7 @@ def rewrite(match: Match, new: Builder, settings: object) -> str | No:
     may_pad = isinstance(over, str) or any(over.pads) or pool.attribute("ceil_mode", 0)
     if match["b"] and counts and may_pad:
         return No("the Conv has a bias and the pool counts its padding")
-    if not _shrinks(match.facts, pool, over):
+    if not shrinks(match.facts, pool):
         return No("the pool does not make the map smaller")
     mean = new.copy(pool.proto, [match["x"]])[0]
     return new.copy(conv.proto, [mean, match["w"], match["b"] or None])[0]
-
-
-def _shrinks(facts: Facts, pool: Node, over: Window | str) -> bool:
-    """Does the pool leave fewer pixels, by its stride or at the sizes that will be measured?"""
-    if math.prod(pool.attribute("strides", [1])) > 1:
-        return True
-    before, after = facts.size(pool.inputs[0]), facts.size(pool.outputs[0])
-    return before is not None and after is not None and math.prod(after) < math.prod(before)
