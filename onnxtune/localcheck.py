@@ -153,6 +153,7 @@ def resized(model: Model, feeds: Mapping[str, NDArray[Any]]) -> Model:
     for value in proto.graph.input:
         if value.name in feeds:
             value.type.tensor_type.ClearField("shape")
+            value.type.tensor_type.shape.SetInParent()  # no axes is a shape, too
             for d in feeds[value.name].shape:
                 value.type.tensor_type.shape.dim.add().dim_value = d
     for value in proto.graph.output:

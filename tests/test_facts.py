@@ -247,3 +247,8 @@ def test_arithmetic_of_a_matrix_product(transposed: int) -> None:
     )  # fmt: skip
     assert reduction_length(facts, facts.nodes[0]) == 7
     assert total_macs(facts) == 2 * 5 * 7
+
+
+def test_an_input_without_axes_keeps_its_shape() -> None:
+    facts = Facts(Model(model_of("g (float[N] x, float s) => (float[N] y) { y = Mul(x, s) }")), {"x": (3,), "s": ()})
+    assert (facts.size("s"), facts.size("y")) == ((), (3,))
