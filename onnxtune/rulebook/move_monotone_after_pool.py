@@ -19,7 +19,7 @@ from onnxtune.fragment import Builder
 from onnxtune.monotone import source_of
 from onnxtune.proposal import Decline, Proposal
 from onnxtune.rule import No
-from onnxtune.windows import window
+from onnxtune.windows import every_window_meets_input
 
 RULE = "move_monotone_after_pool"
 
@@ -59,15 +59,7 @@ def _problem(facts: Facts, pool: Node) -> str:
         return ""
     if len(pool.outputs) > 1 and pool.outputs[1]:
         return "the pool's Indices output is used"
-    own = window(facts, pool)
-    if isinstance(own, str):
-        return "" if (pool.attribute("auto_pad") or "").startswith("SAME") else own  # less than a kernel on each side
-    axes = list(zip(own.kernel, own.strides, own.begin, own.end, strict=True))
-    if pool.attribute("ceil_mode", 0):
-        full = own.always_meets_input and all(e + s <= k for k, s, _, e in axes)
-    else:
-        full = own.always_meets_input or not any(own.pads)
-    return "" if full else "a window of the pool could hold nothing but padding"
+    return "" if every_window_meets_input(facts, pool) else "a window of the pool could hold nothing but padding"
 
 
 def _proposal(facts: Facts, pool: Node, chain: Sequence[Node]) -> Proposal:

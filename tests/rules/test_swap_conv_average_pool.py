@@ -105,6 +105,7 @@ TWO = "float[N, C, P, Q] y, float[N, D, R, S] "
             model('kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER", count_include_pad = 1'),
             "counts its padding",
         ),
+        (model(HALVE + ", dilations = [3, 3], pads = [1, 1, 1, 1]", opset=19), "nothing but padding"),
         (model(conv="strides = [2, 1]"), "a stride or pads"),
         (model(conv="pads = [1, 0, 0, 0]"), "a stride or pads"),
         (model(weight=(4, 6, 3, 1)), "a kernel above 1x1"),
@@ -160,7 +161,10 @@ def test_random_parameters(
     pool = f"kernel_shape = {list(kernel)}, strides = {list(strides)}, pads = {pads}"
     pool += f", count_include_pad = {int(counts)}, ceil_mode = {int(ceil)}"
     proto = model(pool, bias=bias, shape=f"N, 6, {size[0]}, {size[1]}")
+    hangs_over = ceil and any(e + s > k for e, s, k in zip(pads[2:], strides, kernel, strict=True))
     if bias and counts and (any(pads) or ceil):
         assert_declines(RULE, proto, "counts its padding")
+    elif bias and hangs_over:
+        assert_declines(RULE, proto, "nothing but padding")
     else:
         assert_rewrites(RULE, proto, count=1)
