@@ -10,8 +10,8 @@ Pixels outside of the grid need not be computed. Who makes t at the pixels g i a
 
     a window       Conv or pool with stride s g. n = floor(L / s) + 1 pixels become
                    ceil(n / g) = floor((n - 1) / g) + 1 = floor(L / (s g)) + 1, what the window counts by itself
-    pointwise      the same operator on operands thinned alike. Operands of size 1 on an axis (broadcast)
-                   have their only pixel on every grid
+    pointwise      the same operator (or Concat of channels) on operands thinned alike. Operands of size 1 on
+                   an axis (broadcast) have their only pixel on every grid
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def maps(facts: Facts, node: Node, grid: Grid) -> tuple[int, ...] | None:
         return None
     if node.is_op(*ONE_MAP):
         return (0,)
-    if not node.is_op(*SEVERAL_MAPS):
+    by_channel = node.is_op("Concat") and node.attribute("axis", 1) % (len(grid) + 2) < 2
+    if not by_channel and not node.is_op(*SEVERAL_MAPS):
         return None
     found = []
     for position, tensor in enumerate(node.inputs):

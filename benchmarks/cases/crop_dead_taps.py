@@ -14,10 +14,10 @@ def cases() -> Iterator[CaseOf]:
     body = f"c = Conv <{same(3)}> (x, w)  y = Relu (c)"
     for size in (1, 2):
         yield CaseOf(f"3x3 Conv on 256x{size}x{size}", model(f"N, 256, {size}, {size}", body, weights))
-    for dilation in (12, 18):
+    for dilation, size in ((12, 14), (18, 14), (36, 33)):
         atrous = f"dilations = [{dilation}, {dilation}], pads = [{dilation}, {dilation}, {dilation}, {dilation}]"
-        built = model("N, 256, 14, 14", f"c = Conv <{atrous}> (x, w)  y = Relu (c)", weights)
-        yield CaseOf(f"3x3 Conv with dilation {dilation} on 256x14x14", built)
+        built = model(f"N, 256, {size}, {size}", f"c = Conv <{atrous}> (x, w)  y = Relu (c)", weights)
+        yield CaseOf(f"3x3 Conv with dilation {dilation} on 256x{size}x{size}", built)
     pruned = weights_of(64, 64, 5, 5)
     pruned[:, :, [0, 4]] = 0
     pruned[..., [0, 4]] = 0

@@ -71,7 +71,11 @@ def _proposal(facts: Facts, region: Sequence[Node], found: Mapping[str, Grid], f
                 if i in positions and (step := _ratio(grid, found.get(tensor))):
                     inputs[i] = _thinned(new, made.get(tensor, tensor), step, form)
                     inserted += 1
-                elif values is not None and node.is_op(*SEVERAL_MAPS) and _thin(values, grid).size != values.size:
+                elif (
+                    values is not None
+                    and node.is_op(*SEVERAL_MAPS, "Concat")
+                    and _thin(values, grid).size != values.size
+                ):
                     inputs[i] = _thin(values, grid)
             made[node.outputs[0]] = new.copy(node.proto, inputs)[0]
         else:

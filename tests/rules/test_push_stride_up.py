@@ -178,6 +178,21 @@ def test_residual_blocks(shape: str) -> None:
         assert next(stride(n) for n in after.graph.node if "k2" in n.input) == [2, 2]
 
 
+def test_concatenated_channels() -> None:
+    body = (
+        CONV.replace("a =", "c =")
+        + """ e = Sigmoid(c) p = AveragePool<kernel_shape = [1, 1]>(x)
+        a = Concat<axis = -3>(e, one_map, p) y = Conv<strides = [2, 2]>(a, k)"""
+    )
+    weights = {"w": WEIGHTS["w"], "b": WEIGHTS["b"], "one_map": WEIGHTS["map"], "k": RNG.standard_normal((2, 11, 1, 1))}
+    proto = model_of(
+        f"g (float[1, 3, 9, 7] x) => (float[1, C, P, Q] y) {{ {body} }}",
+        {k: v.astype(np.float32) for k, v in weights.items()},
+    )
+    after = assert_rewrites(RULE, proto, count=1, contains={"Slice": 0, "MaxPool": 0})[0]
+    assert [stride(n) for n in after.graph.node if n.op_type == "Conv"] == [[2, 2], [1, 1]]
+
+
 def test_old_opsets_thin_with_a_pool_only() -> None:
     assert_rewrites(RULE, residual(opset=9), count=1, contains={"MaxPool": 1})
 
