@@ -101,6 +101,19 @@ def asks(facts: Facts, node: Node, tensor: str, found: Mapping[str, Grid]) -> Gr
     return grid
 
 
+def regions(facts: Facts, found: Mapping[str, Grid]) -> list[list[Node]]:
+    """Nodes that make or read a thinned tensor, connected by these."""
+    joined: list[dict[str, Node]] = []
+    for tensor in found:
+        touching = [facts.producer(tensor), *facts.consumers(tensor)]
+        merged = {n.key: n for n in touching if n is not None}
+        for region in [r for r in joined if not r.keys().isdisjoint(merged)]:
+            merged |= region
+            joined.remove(region)
+        joined.append(merged)
+    return [sorted(r.values(), key=lambda n: n.index) for r in joined]
+
+
 def _asked(facts: Facts, stopped: set[str]) -> dict[str, Grid]:
     found: dict[str, Grid] = {}
     for node in reversed(facts.nodes):

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
-from onnxtune.grids import SEVERAL_MAPS, Grid, asks, grids, maps, thinnable
+from onnxtune.grids import SEVERAL_MAPS, Grid, asks, grids, maps, regions, thinnable
 from onnxtune.proposal import Decline, Proposal
+from onnxtune.windows import Window
 
 RULE = "push_stride_up"
 LAST = np.iinfo(np.int64).max
@@ -29,7 +30,7 @@ LAST = np.iinfo(np.int64).max
 
 def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | Decline]:
     found = grids(facts)
-    for region in _regions(facts, found):
+    for region in regions(facts, found):
         first = _proposal(facts, region, found, "MaxPool")
         yield first
         if facts.opset >= 10 and first.details["inserted"]:  # steps of a Slice
@@ -42,48 +43,26 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
                 yield Decline(RULE, node.key, reason)
 
 
-def _regions(facts: Facts, found: Mapping[str, Grid]) -> list[list[Node]]:
-    """Nodes that make or read a thinned tensor, connected by these."""
-    regions: list[dict[str, Node]] = []
-    for tensor in found:
-        touching = [facts.producer(tensor), *facts.consumers(tensor)]
-        merged = {n.key: n for n in touching if n is not None}
-        for region in [r for r in regions if not r.keys().isdisjoint(merged)]:
-            merged |= region
-            regions.remove(region)
-        regions.append(merged)
-    return [sorted(r.values(), key=lambda n: n.index) for r in regions]
-
-
 def _proposal(facts: Facts, region: Sequence[Node], found: Mapping[str, Grid], form: str) -> Proposal:
     new = Builder(f"{region[0].key}/{RULE}", facts.names, facts.opset)
     made: dict[str, str] = {}
-    inserted = moved = 0
+    moved = inserted = 0
     for node in region:
-        own = thinnable(facts, node)
-        grid = found.get(node.outputs[0]) or (1,) * len(next(iter(found.values())))
-        inputs: list[str | NDArray[Any]] = [made.get(i, i) for i in node.inputs]
-        if isinstance(own, str):
-            positions = maps(facts, node, grid)
-            assert positions is not None, "every node of the region is a window or pointwise"
-            for i, tensor in enumerate(node.inputs):
-                values = facts.constant(tensor)
-                if i in positions and (step := _ratio(grid, found.get(tensor))):
-                    inputs[i] = _thinned(new, made.get(tensor, tensor), step, form)
-                    inserted += 1
-                elif (
-                    values is not None
-                    and node.is_op(*SEVERAL_MAPS, "Concat")
-                    and _thin(values, grid).size != values.size
-                ):
-                    inputs[i] = _thin(values, grid)
-            made[node.outputs[0]] = new.copy(node.proto, inputs)[0]
-        else:
-            moved += node.outputs[0] in found
-            have = found.get(node.inputs[0]) or (1,) * len(own.strides)
-            steps = [s * g // h for s, g, h in zip(own.strides, grid, have, strict=True)]
+        inputs = [made.get(i, i) for i in node.inputs]
+        grid, own = found.get(node.outputs[0]), thinnable(facts, node)
+        if isinstance(own, Window):
+            moved += grid is not None
             pads = own.pads if any(own.pads) else None
-            made[node.outputs[0]] = new.copy(node.proto, inputs, strides=steps, pads=pads, auto_pad=None)[0]
+            steps = _steps(own, grid, found.get(node.inputs[0]))
+            y = new.copy(node.proto, inputs, strides=steps, pads=pads, auto_pad=None)[0]
+        else:
+            assert grid, "a pointwise node reads a grid because its result is read on one"
+            thick = [i for i in maps(facts, node, grid) or () if _ratio(grid, found.get(node.inputs[i]))]
+            inserted += len(thick)
+            for i in thick:
+                inputs[i] = _thinned(new, inputs[i], _ratio(grid, found.get(node.inputs[i])), form)
+            y = new.copy(node.proto, _constants_thinned(facts, node, inputs, grid))[0]
+        made[node.outputs[0]] = y
     outputs = {n.outputs[0]: made[n.outputs[0]] for n in region if n.outputs[0] not in found}
     title = f"stride of 1x1 layers -> stride of {moved} layers before" + (f", {inserted} {form}" if inserted else "")
     keys = frozenset(n.key for n in region)
@@ -91,17 +70,27 @@ def _proposal(facts: Facts, region: Sequence[Node], found: Mapping[str, Grid], f
     return Proposal(RULE, title, keys, new.finish(outputs), settings=given, details={"inserted": inserted})
 
 
-def _ratio(grid: Grid, have: Grid | None) -> list[int] | None:
-    """How much thinner a tensor must become, None when it is thin enough."""
+def _steps(own: Window, grid: Grid | None, have: Grid | None) -> list[int]:
+    """Strides of a window whose result and input are thin by `grid` and `have`."""
+    ones = (1,) * len(own.strides)
+    return [s * g // h for s, g, h in zip(own.strides, grid or ones, have or ones, strict=True)]
+
+
+def _ratio(grid: Grid, have: Grid | None) -> list[int]:
+    """How much thinner a tensor must become, empty when it is thin enough."""
     steps = [g // h for g, h in zip(grid, have or (1,) * len(grid), strict=True)]
-    return steps if any(s > 1 for s in steps) else None
+    return steps if any(s > 1 for s in steps) else []
 
 
-def _thin(values: NDArray[Any], grid: Grid) -> NDArray[Any]:
-    """A constant operand at the pixels of the grid; its axes align from the last."""
-    steps = grid[max(0, len(grid) - values.ndim) :]
-    index: tuple[Any, ...] = (..., *(slice(None, None, s) for s in steps))
-    return np.asarray(values[index])
+def _constants_thinned(facts: Facts, node: Node, inputs: Sequence[str], grid: Grid) -> list[str | NDArray[Any]]:
+    """The inputs with constant maps at the pixels of the grid; their axes align from the last."""
+    result: list[str | NDArray[Any]] = list(inputs)
+    for i, name in enumerate(node.inputs if node.is_op(*SEVERAL_MAPS, "Concat") else ()):
+        values = facts.constant(name)
+        if values is not None:
+            index: tuple[Any, ...] = (..., *(slice(None, None, s) for s in grid[max(0, len(grid) - values.ndim) :]))
+            result[i] = name if values[index].shape == values.shape else values[index]
+    return result
 
 
 def _thinned(new: Builder, x: str, steps: Sequence[int], form: str) -> str:

@@ -211,6 +211,15 @@ def test_places_that_do_not_touch_are_two_proposals() -> None:
     assert_rewrites(RULE, proto, count=2)
 
 
+def test_maps_of_one_and_of_two_axes_in_one_model() -> None:
+    text = """g (float[N, 3, 9] z, float[N, 3, 9, 7] x) => (float[N, 5, Q] u, float[N, 5, P, R] y) {
+        c = Conv(z, w1) r = Relu(c) u = Conv<strides = [3]>(r, v1)
+        d = Conv(x, w) s = Relu(d) y = Conv<strides = [2, 2]>(s, v) }"""
+    shapes = {"w1": (4, 3, 3), "v1": (5, 4, 1), "w": (4, 3, 3, 3), "v": (5, 4, 1, 1)}
+    weights = {k: RNG.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
+    assert_rewrites(RULE, model_of(text, weights), count=2)
+
+
 def test_weights_may_be_fed() -> None:
     proto = model(CONV.replace("w, b", "f") + LAST, more=", float[4, 3, 3, 3] f")
     assert_rewrites(RULE, proto, sizes={"x": (1, 3, 9, 7), "f": (4, 3, 3, 3)}, count=1)
