@@ -1,8 +1,10 @@
-"""Outer rows and columns of a kernel that contribute nothing are cut off (`taps` has the algebra).
+"""Outer rows and columns of a kernel that contribute nothing are cut off.
 
-A tap that reads padding alone, for every output, contributes zeros to a Conv. So does one all of whose weights
-are exactly 0, whatever the map's size. A 3x3 window with pads 1 on a map of one pixel is a 1x1 window; atrous
-convolutions with a dilation of the map's size likewise.
+Per axis, tap u of a window with stride s, dilation d and leading pad p reads pixel i s + u d - p for output i. A
+tap that reads padding alone, for every output, contributes zeros to a Conv. So does one all of whose weights are
+exactly 0, whatever the map's size. Cutting off `a` taps at one end takes a d from the pad there (`taps.py`): every
+other tap reads what it read, and as many are cut as the pads allow. A 3x3 window with pads 1 on a map of one
+pixel is a 1x1 window; atrous convolutions with a dilation of the map's size likewise.
 
 A pool's padding is not zeros. MaxPool ignores it, and so does an AveragePool that does not count it:
 every window keeps the pixels that it had. Windows stay larger than their pads, as runtimes demand.

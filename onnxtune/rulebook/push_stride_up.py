@@ -2,9 +2,13 @@
 
 A 1x1 window with stride s reads every s-th row and column of its input t. When all readers of t are such
 windows, the node that makes t need only make these pixels: the stride moves up through pointwise
-operators and sums, to the convolutions and pools that take it over as a larger stride of their own. Their
-pixel i' = s i stays what it was, with the same kernel, pads and dilations (`grids` has the algebra and the
-sizes). Two strides that meet are reduced to what they have in common.
+operators, sums and Concat of channels, to the convolutions and pools that take it over. A window with stride r
+that made n = floor(L / r) + 1 pixels, L = H + pads - d (k - 1) - 1, has to make
+
+    ceil(n / s) = floor((n - 1) / s) + 1 = floor(L / (r s)) + 1
+
+which is what the same kernel, pads and dilation make with stride r s. Two strides that meet are reduced to
+what they have in common (`grids.py` follows them through the graph).
 
 Where one operand of a sum cannot be made thinner (another node reads all of it), it is thinned there, by
 a 1x1 MaxPool or a Slice: two proposals, and time decides.
