@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx
 
 from benchmarks.cases import CaseOf, model, same, weights_of
+from onnxtune.testing import model_of
 
 
 def _pair(before: str, channels: int, size: int, kernel: int) -> onnx.ModelProto:
@@ -43,3 +44,8 @@ def cases() -> Iterator[CaseOf]:
         yield CaseOf(f"stride on the 1x1 of a residual block, {channels}x{size}x{size}", _residual(channels, size))
     body = f"p = MaxPool <{same(3)}> (x)  y = Conv <strides = [2, 2]> (p, v)"
     yield CaseOf("3x3/1 MaxPool + 1x1/2 Conv, 64x56x56", model("N, 64, 56, 56", body, {"v": weights_of(64, 64, 1, 1)}))
+    body = f"""c = Conv (x, u)  p = MaxPool <{same(3)}> (x)  s = Add (c, p)  y = Conv <strides = [2, 2]> (s, v)
+               z = GlobalAveragePool (p)"""
+    weights = {"u": weights_of(64, 64, 1, 1), "v": weights_of(8, 64, 1, 1)}
+    text = f"g (float[N, 64, 28, 28] x) => (float[N, C, H, W] y, float[N, 64, P, Q] z) {{ {body} }}"
+    yield CaseOf("a sum with a map that is read in full + 1x1/2 Conv, 64x28x28", model_of(text, weights))
