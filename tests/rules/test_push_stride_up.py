@@ -318,3 +318,42 @@ def test_random_parameters(
     weights = {"k": np.random.default_rng(1).standard_normal((4, 3, *kernel)), "v": WEIGHTS["v"]}
     proto = model_of(text, {k: v.astype(np.float32) for k, v in weights.items()})
     assert_rewrites(RULE, proto, count=2 if shared else 1)
+
+
+STEPS = (
+    "{y} = Conv<pads = [1, 1, 1, 1]>({a}, k3)",
+    "{y} = Conv({a}, k1)",
+    "{y} = Relu({a})",
+    "{y} = Add({a}, {b})",
+    "{y} = Mul({b}, map)",
+    "{y} = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>({a})",
+    "{y}c = Concat<axis = 1>({a}, {b}) {y} = Conv({y}c, k2)",
+)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=8),
+    readers=st.lists(st.tuples(st.integers(0, 2), st.sampled_from([2, 4, 6])), min_size=1, max_size=3),
+    dynamic=st.booleans(),
+)
+def test_random_graphs(steps: list[tuple[str, int, int]], readers: list[tuple[int, int]], dynamic: bool) -> None:
+    names, body = ["x"], []
+    for text, a, b in steps:
+        first, second = (names[max(0, len(names) - 1 - i)] for i in (a, b))
+        names.append(f"t{len(names)}")
+        body.append(text.format(a=first, b=second, y=names[-1]))
+    used = {names[max(1, len(names) - 1 - back)]: step for back, step in readers}
+    body += [f"y_{n} = Conv<strides = [{step}, 2]>({n}, k1)" for n, step in used.items()]
+    constant = any("map" in text for text, _, _ in steps)
+    size = "H, W" if dynamic and not constant else "9, 7"
+    outputs = ", ".join(f"float[N, C{n}, P{n}, Q{n}] y_{n}" for n in used)
+    shapes = {"k3": (4, 4, 3, 3), "k1": (4, 4, 1, 1), "k2": (4, 8, 1, 1)}
+    weights = {k: RNG.standard_normal(s) / np.prod(s[1:]) ** 0.5 for k, s in shapes.items()} | {"map": WEIGHTS["map"]}
+    proto = model_of(
+        f"g (float[N, 4, {size}] x) => ({outputs}) {{ {' '.join(body)} }}",
+        {k: v.astype(np.float32) for k, v in weights.items() if k in " ".join(body)},
+    )
+    sizes = {"x": (1, 4, 9, 7)}
+    if any(not hasattr(s, "reason") for s in said_by(RULE, proto, sizes=sizes)):
+        assert_rewrites(RULE, proto, sizes=sizes)
