@@ -42,3 +42,11 @@ def macs(facts: Facts, node: Node) -> int:
 
 def total_macs(facts: Facts) -> int:
     return sum(macs(facts, n) for n in facts.nodes)
+
+
+def shrinks(facts: Facts, pool: Node) -> bool:
+    """Does a pool leave fewer pixels than it gets, by its stride or at the measured sizes?"""
+    if math.prod(pool.attribute("strides", [1])) > 1:
+        return True
+    before, after = facts.size(pool.inputs[0]), facts.size(pool.outputs[0])
+    return before is not None and after is not None and math.prod(after) < math.prod(before)

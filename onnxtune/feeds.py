@@ -98,14 +98,15 @@ def _info(value: onnx.ValueInfoProto) -> TensorInfo:
 
 
 def _normal(info: TensorInfo, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
+    """An array also where the shape is (), for which numpy draws a number."""
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(info.elem_type))
     if dtype.kind in "iu":
-        return rng.integers(0, 8, shape).astype(dtype)
+        return np.asarray(rng.integers(0, 8, shape), dtype)
     if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(bool)
+        return np.asarray(rng.integers(0, 2, shape), bool)
     if dtype.kind == "O":
         return np.full(shape, "a", object)
-    return rng.standard_normal(shape).astype(dtype)
+    return np.asarray(rng.standard_normal(shape), dtype)
 
 
 def _each(feeds: Feeds, change: Any) -> Feeds:

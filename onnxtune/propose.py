@@ -86,7 +86,8 @@ def _rewrite(facts: Facts, rule: Rule, match: Match, settings: Mapping[str, Any]
         sources = (result,) if isinstance(result, str) else tuple(result)
         outputs = dict(zip((match[o] for o in match.pattern.outputs), sources, strict=True))
         fragment = new.finish(outputs)
-        title = _title([n.op_type for n in match.nodes.values()], [n.op_type for n in fragment.nodes])
+        before = sorted(match.nodes.values(), key=lambda n: n.index)
+        title = _title([n.op_type for n in before], [n.op_type for n in fragment.nodes])
         yield _owned(facts, Proposal(rule.name, title, match.keys, fragment, settings=variant), rule)
 
 

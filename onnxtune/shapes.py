@@ -120,6 +120,7 @@ def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
 
 def _set_shape(value: onnx.ValueInfoProto, shape: Iterable[int]) -> None:
     value.type.tensor_type.ClearField("shape")
+    value.type.tensor_type.shape.SetInParent()  # no axes is a shape, too
     for size in shape:
         value.type.tensor_type.shape.dim.add().dim_value = size
 

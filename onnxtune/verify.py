@@ -190,4 +190,4 @@ def _nudge(array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     if roundoff is None:
         return array
     wide = array.astype(np.float64) * (1 + 2 * roundoff * rng.choice([-1.0, 1.0], array.shape))
-    return wide.astype(array.dtype)
+    return np.asarray(wide, array.dtype)  # of no axes it is a number

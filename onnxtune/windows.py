@@ -63,6 +63,21 @@ def window(facts: Facts, node: Node) -> Window | str:
     return Window(tuple(kernel), tuple(strides), tuple(dilations), tuple(pads[:half]), tuple(pads[half:]))
 
 
+def every_window_meets_input(facts: Facts, pool: Node) -> bool:
+    """Does every window of a pool contain at least one element of the map, whatever its size?
+
+    auto_pad SAME adds less than an undilated kernel on each side. With ceil_mode the last window starts at
+    H + end - k + s - 1 or earlier.
+    """
+    own = window(facts, pool)
+    if isinstance(own, str):
+        return all(d == 1 for d in pool.attribute("dilations", [1])) and bool(pool.attribute("kernel_shape"))
+    if pool.attribute("ceil_mode", 0):
+        reach = zip(own.kernel, own.strides, own.end, strict=True)
+        return own.always_meets_input and all(e + s <= k for k, s, e in reach)
+    return own.always_meets_input or not any(own.pads)
+
+
 @dataclass(frozen=True)
 class Padding:
     """What a Pad node adds: (before, after) per axis of the tensor; axes may be negative, as written."""

@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxtune import shapes
-from onnxtune.costs import macs, reduction_length, total_macs
+from onnxtune.costs import macs, reduction_length, shrinks, total_macs
 from onnxtune.facts import Facts, free_names
 from onnxtune.model import Model
 from onnxtune.testing import model_of
@@ -247,3 +247,22 @@ def test_arithmetic_of_a_matrix_product(transposed: int) -> None:
     )  # fmt: skip
     assert reduction_length(facts, facts.nodes[0]) == 7
     assert total_macs(facts) == 2 * 5 * 7
+
+
+def test_an_input_without_axes_keeps_its_shape() -> None:
+    facts = Facts(Model(model_of("g (float[N] x, float s) => (float[N] y) { y = Mul(x, s) }")), {"x": (3,), "s": ()})
+    assert (facts.size("s"), facts.size("y")) == ((), (3,))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "answer"),
+    [
+        ("kernel_shape = [1, 1], strides = [1, 2]", True),
+        ("kernel_shape = [2, 2]", True),
+        ("kernel_shape = [1, 1]", False),
+    ],
+)
+def test_a_pool_that_shrinks(attributes: str, answer: bool) -> None:
+    text = f"g (float[1, 2, H, W] x) => (float[1, 2, P, Q] y) {{ y = MaxPool<{attributes}>(x) }}"
+    facts = Facts(Model(model_of(text)), {"x": (1, 2, 5, 5)})
+    assert shrinks(facts, facts.nodes[0]) == answer

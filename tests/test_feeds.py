@@ -137,3 +137,10 @@ def test_the_seed_decides() -> None:
     assert all(same(first, again))
     fixed = {"ones", "zeros", "corner impulses"}
     assert [c.name in fixed for c in first] == same(first, other)
+
+
+@pytest.mark.parametrize("kind", ["float", "float16", "int64", "bool"])
+def test_an_input_without_axes_is_an_array(kind: str) -> None:
+    for case in cases(model(f"{kind} x"), {"x": ()}):
+        assert isinstance(case.feeds["x"], np.ndarray), case.name
+        assert case.feeds["x"].shape == ()

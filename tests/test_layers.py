@@ -27,6 +27,10 @@ ORDER = (
     "channels",
     "heads",
     "windows",
+    "convolution",
+    "grids",
+    "monotone",
+    "taps",
     "foreign",
     "catalog",
     "propose",
@@ -45,6 +49,7 @@ ORDER = (
     "provenance",
     "tune",
     "api",
+    "exactness",
     "testing",
     "demo",
     "render",
@@ -60,15 +65,19 @@ TYPES_ONLY = {("patterntext", "facts")}
 
 RULEBOOK_MAY = {
     "channels",
+    "convolution",
     "costs",
     "errors",
     "facts",
     "fragment",
+    "grids",
     "heads",
+    "monotone",
     "pattern",
     "proposal",
     "rule",
     "shapes",
+    "taps",
     "windows",
 }
 RULEBOOK_LIBRARIES = {"numpy", "onnx", "scipy", "onnxslim"}
