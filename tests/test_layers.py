@@ -28,6 +28,9 @@ ORDER = (
     "heads",
     "windows",
     "convolution",
+    "stencil",
+    "linear",
+    "branches",
     "foreign",
     "catalog",
     "propose",
@@ -61,6 +64,7 @@ TYPES_ONLY = {("patterntext", "facts")}
 """A pattern wraps its nodes as the graph's nodes are wrapped; imported only when a pattern is used."""
 
 RULEBOOK_MAY = {
+    "branches",
     "channels",
     "convolution",
     "costs",
@@ -68,10 +72,12 @@ RULEBOOK_MAY = {
     "facts",
     "fragment",
     "heads",
+    "linear",
     "pattern",
     "proposal",
     "rule",
     "shapes",
+    "stencil",
     "windows",
 }
 RULEBOOK_LIBRARIES = {"numpy", "onnx", "scipy", "onnxslim"}
