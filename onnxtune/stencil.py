@@ -191,3 +191,18 @@ def _taps(part: Window, whole: Window) -> tuple[slice, ...]:
         first, stride = (start - p) // step, max(1, d // step)
         result.append(slice(first, first + stride * (k - 1) + 1, stride))
     return tuple(result)
+
+
+def border_map(second: Stencil, shift: Vector, size: Ints, out: Ints) -> NDArray[np.float64]:
+    """What `second` with its bias makes of a map of `size` that is `shift` (C_in,) everywhere: (1, C_out, *out)."""
+    window, axes = second.window, "uvw"[: len(size)]
+    by_group = shift.reshape(second.group, 1, -1)
+    rows = second.weight.reshape(second.group, -1, *second.weight.shape[1:])
+    taps = np.einsum(f"grc{axes},grc->gr{axes}", rows, np.broadcast_to(by_group, rows.shape[:3]))
+    result = taps.reshape(second.out_channels, *window.kernel)
+    for axis, (n, o) in enumerate(zip(size, out, strict=True)):
+        k, s, d, p = (getattr(window, f)[axis] for f in ("kernel", "strides", "dilations", "begin"))
+        place = s * np.arange(o)[:, None] + d * np.arange(k) - p
+        inside = ((place >= 0) & (place < n)).astype(np.float64)
+        result = np.moveaxis(np.tensordot(inside, result, (1, axis + 1)), 0, axis + 1)
+    return np.asarray(result[None] + second.bias.reshape(1, -1, *(1,) * len(size)))
