@@ -36,6 +36,9 @@ RULE = "merge_linear_convs"
 LONGEST = 8
 """Nodes before a Conv that are looked at."""
 
+HOPELESS = 4.0
+"""Growth (a depthwise layer beside a pointwise one) that nobody needs to be told of."""
+
 
 def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | Decline]:
     for last in facts.nodes:
@@ -86,7 +89,8 @@ def _merged(facts: Facts, chain: Sequence[Node], last: Node, settings: Mapping[s
     if isinstance(bare, str):
         yield No(bare)
     elif (more := _growth(facts, chain, last, bare)) > settings["growth"]:
-        yield No(f"one Conv would multiply {more:.2g} times as much as the layers do")
+        if more < HOPELESS:
+            yield No(f"one Conv would multiply {more:.2g} times as much as the layers do")
     elif isinstance(whole, Stencil):
         yield _proposal(facts, chain, last, base.tensor, "one", whole)
     else:
