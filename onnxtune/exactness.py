@@ -29,7 +29,7 @@ LARGEST = 3
 """Largest magnitude of the integers."""
 FACTORS = np.array([0.5, 1.0, 2.0])
 PASSING = ("Identity", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Expand")
-"""Operators through which a constant reaches the operator that decides what it means."""
+"""Operators (beside Concat) through which a constant reaches the operator that decides what it means."""
 NORMALIZATION = "BatchNormalization"
 
 
@@ -68,7 +68,7 @@ def _replace(facts: Facts, tensor: onnx.TensorProto, name: str) -> None:
 def _use(facts: Facts, name: str) -> tuple[Node, int] | None:
     """The node and input position that decide what the constant means."""
     for node in facts.consumers(name):
-        if node.is_op(*PASSING) and node.input(0) == name:
+        if node.is_op("Concat") or (node.is_op(*PASSING) and node.input(0) == name):
             if (found := _use(facts, node.outputs[0])) is not None:
                 return found
         elif name in node.inputs:
