@@ -193,16 +193,18 @@ def _taps(part: Window, whole: Window) -> tuple[slice, ...]:
     return tuple(result)
 
 
-def border_map(second: Stencil, shift: Vector, size: Ints, out: Ints) -> NDArray[np.float64]:
-    """What `second` with its bias makes of a map of `size` that is `shift` (C_in,) everywhere: (1, C_out, *out)."""
-    window, axes = second.window, "uvw"[: len(size)]
-    by_group = shift.reshape(second.group, 1, -1)
-    rows = second.weight.reshape(second.group, -1, *second.weight.shape[1:])
-    taps = np.einsum(f"grc{axes},grc->gr{axes}", rows, np.broadcast_to(by_group, rows.shape[:3]))
-    result = taps.reshape(second.out_channels, *window.kernel)
-    for axis, (n, o) in enumerate(zip(size, out, strict=True)):
-        k, s, d, p = (getattr(window, f)[axis] for f in ("kernel", "strides", "dilations", "begin"))
-        place = s * np.arange(o)[:, None] + d * np.arange(k) - p
-        inside = ((place >= 0) & (place < n)).astype(np.float64)
-        result = np.moveaxis(np.tensordot(inside, result, (1, axis + 1)), 0, axis + 1)
-    return np.asarray(result[None] + second.bias.reshape(1, -1, *(1,) * len(size)))
+def applied(stencil: Stencil, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The stencil's value on x: (N, C_in, *size), bias included."""
+    w, groups = stencil.window, stencil.group
+    spatial = tuple(zip(w.begin, w.end, strict=True))
+    padded = np.pad(x, ((0, 0), (0, 0), *spatial))
+    wide = zip(padded.shape[2:], w.kernel, w.strides, w.dilations, strict=True)
+    out = tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in wide)
+    taps = _taps_first(stencil.weight.reshape(groups, stencil.out_channels // groups, -1, *w.kernel))
+    result = np.zeros((x.shape[0], groups, stencil.out_channels // groups, math.prod(out)))
+    for tap in _indices(w):
+        starts = (d * t for d, t in zip(w.dilations, tap, strict=True))
+        seen = (slice(a, a + s * (o - 1) + 1, s) for a, s, o in zip(starts, w.strides, out, strict=True))
+        result += taps[tap] @ padded[(slice(None), slice(None), *seen)].reshape(x.shape[0], groups, -1, math.prod(out))
+    bias = stencil.bias.reshape(1, -1, *(1,) * len(out))
+    return np.asarray(result.reshape(x.shape[0], stencil.out_channels, *out) + bias)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from onnxtune.stencil import Stencil, box, composed, identity, summed
+from onnxtune.stencil import Stencil, applied, box, composed, identity, summed
 from onnxtune.testing import model_of
 from onnxtune.windows import Window
 
@@ -140,3 +140,10 @@ def test_regrouped_and_scaled(group: int) -> None:
     scale, shift = integers(16), integers(16)
     want = run(x, [part]) * scale[:, None, None] + shift[:, None, None]
     assert np.array_equal(want, run(x, [part.scaled(scale, shift)]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(windows(), GROUPS)
+def test_applied(window: Window, group: int) -> None:
+    part, x = layer(6, 12, group, window), integers(2, 6, 9, 10)
+    assert np.array_equal(run(x, [part]), applied(part, x))

@@ -30,7 +30,7 @@ from onnxtune.fragment import Builder
 from onnxtune.linear import POINTWISE, argument, makers, step
 from onnxtune.proposal import Decline, Proposal
 from onnxtune.rule import No
-from onnxtune.stencil import Stencil, border_map, composed
+from onnxtune.stencil import Stencil, applied, composed
 
 RULE = "merge_linear_convs"
 LONGEST = 8
@@ -123,7 +123,8 @@ def _with_shift(
     size, out = (_static(facts, t) for t in (last.input(0), last.outputs[0]))
     mapped = size and out and second.out_channels * math.prod(out) <= limit
     if size and out and mapped:
-        added = border_map(second, first.bias, size, out)
+        everywhere = np.broadcast_to(first.bias.reshape(1, -1, *(1,) * len(size)), (1, first.out_channels, *size))
+        added = applied(second, everywhere)
         yield _proposal(facts, chain, last, x, "map", replace(bare, bias=np.zeros_like(bare.bias)), after=added)
     if pointwise and scale.all():
         shift = (first.bias / scale).reshape(1, -1, *(1,) * len(second.window.kernel))
