@@ -72,17 +72,20 @@ def step(facts: Facts, node: Node, channels: int, rank: int) -> Stencil | str:
     """The node as a map of its argument, which has `channels` and `rank`; or in words why it is none."""
     if node.is_op("Conv"):
         conv = convolution(facts, node)
-        return conv if isinstance(conv, str) else of(conv)
+        found = conv if isinstance(conv, str) else of(conv)
+        return found if isinstance(found, str) or found.finite else f"the weights of '{node.key}' are not finite"
     if node.is_op("AveragePool"):
         return _average(facts, node, channels)
     if node.is_op(*NOTHING):
         return _nothing(facts, node, channels, rank)
-    found = _normalization(facts, node) if node.is_op("BatchNormalization") else _pointwise(facts, node, rank)
-    if isinstance(found, str):
-        return found
-    if any(v.size not in (1, channels) for v in found):
+    numbers = _normalization(facts, node) if node.is_op("BatchNormalization") else _pointwise(facts, node, rank)
+    if isinstance(numbers, str):
+        return numbers
+    if any(v.size not in (1, channels) for v in numbers):
         return f"'{node.key}' has other numbers of channels"
-    return identity(channels, rank - 2).scaled(*found)
+    if not all(np.isfinite(v).all() for v in numbers):
+        return f"the numbers of '{node.key}' are not finite"
+    return identity(channels, rank - 2).scaled(*numbers)
 
 
 def _nothing(facts: Facts, node: Node, channels: int, rank: int) -> Stencil | str:

@@ -50,8 +50,8 @@ def _split(facts: Facts, concat: Node, node: Node, limit: int) -> Proposal | No 
     dead = _dead(conv, counts) if isinstance(conv, Convolution) and counts else [False] * len(found)
     if not any(dead) and not any(found):
         return None
-    if isinstance(conv, str):
-        return No(conv)
+    if isinstance(conv, str) or not np.isfinite(conv.weight).all():
+        return No(conv if isinstance(conv, str) else "the weights are not finite")
     if conv.group > 1:
         return No("a convolution with groups")
     if concat.attribute("axis") not in (1, 1 - (rank or 0)):
@@ -141,12 +141,13 @@ def _proposal(
     flat = constant.size == conv.out_channels
     bias = constant.ravel() if flat and constant.any() else None
     weight = np.concatenate([columns[i] for i in kept], axis=1)
-    y = add_conv(new, x, weight, bias, conv.window, conv.dtype)
-    for share in shares:
-        if share.weight is not None:
-            y = str(new.Add(y, new.Conv(share.pixel, share.weight.astype(conv.dtype))))
-    if not flat:
-        y = str(new.Add(y, constant.astype(conv.dtype)))
+    with np.errstate(over="ignore"):
+        y = add_conv(new, x, weight, bias, conv.window, conv.dtype)
+        for share in shares:
+            if share.weight is not None:
+                y = str(new.Add(y, new.Conv(share.pixel, share.weight.astype(conv.dtype))))
+        if not flat:
+            y = str(new.Add(y, constant.astype(conv.dtype)))
     outputs[conv.y] = y
     fragment = new.finish(outputs)
     if not all(np.isfinite(numpy_helper.to_array(w)).all() for w in fragment.initializers):

@@ -285,6 +285,19 @@ def test_declines_weights_that_overflow() -> None:
     assert_declines(RULE, net.model(y), "not finite")
 
 
+@pytest.mark.parametrize("where", ["variance", "weight", "divisor"])
+def test_declines_numbers_that_are_not_finite(where: str) -> None:
+    net = Net("N", 4, 7, 6)
+    c = net.conv("x", 4, 4, 3)
+    if where == "variance":
+        c = net.add("BatchNormalization", c, *(net.random(4) for _ in range(3)), net.random(4, low=-2, high=-1))
+    elif where == "weight":
+        c = net.add("Conv", "x", net.constant(np.full((4, 4, 1, 1), np.inf, np.float32)))
+    else:
+        c = net.add("Div", c, net.constant(np.float32([0])))
+    assert_declines(RULE, net.model(net.add("Add", c, net.conv("x", 4, 4, 1))), "not finite")
+
+
 def test_says_nothing_about_sums_of_other_things() -> None:
     net = Net("N", 4, 7, 6)
     y = net.add("Add", net.add("Add", "x", net.random(4, 1, 1)), net.add("Relu", "x"))

@@ -203,6 +203,17 @@ def test_declines_a_constant_in_front_of_pads_when_the_size_is_not_known() -> No
     assert_declines(RULE, net.model(net.conv(joined(net, fill, "x"), 6, 4, 3)), "known size", sizes=SIZES)
 
 
+def test_declines_numbers_that_are_not_finite() -> None:
+    net = Net(1, 3, 9, 8, dtype=np.float16)
+    x = joined(net, "x", net.constant(np.full((1, 2, 9, 8), 6e4, np.float16)))
+    w = net.constant(np.ones((4, 5, 1, 1), np.float16))
+    assert_declines(RULE, net.model(net.add("Conv", x, w)), "not finite")
+    net = Net(1, 3, 9, 8)
+    w = net.constant(np.full((4, 5, 1, 1), np.nan, np.float32))
+    proto = net.model(net.add("Conv", joined(net, "x", net.random(1, 2, 9, 8)), w))
+    assert_declines(RULE, proto, "not finite")
+
+
 def test_declines_when_nothing_is_left() -> None:
     net = Net(1, 3, 9, 8)
     x = joined(net, resized(net, net.add("GlobalMaxPool", "x")), net.random(1, 2, 9, 8))
