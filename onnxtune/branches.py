@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxtune.facts import Facts, Node
-from onnxtune.linear import argument, channels_of, makers, per_channel, step, value
+from onnxtune.linear import argument, channels_of, makers, map_size, per_channel, step, value
 from onnxtune.stencil import Stencil, composed, identity, summed
 
 DEEPEST = 12
@@ -84,9 +84,9 @@ def sum_of(facts: Facts, tensors: Sequence[str], base: Base) -> Stencil | str:
     broken = next((p for p in parts if isinstance(p, str)), None)
     if broken is not None:
         return broken
-    maps = {tuple(facts.shape(t) or (None,))[2:] for t in moving}
-    static = len(maps) == 1 and all(isinstance(d, int) for d in next(iter(maps))) and maps != {()}
-    whole = summed([p for p in parts if isinstance(p, Stencil)], same_size=static)
+    sizes = {map_size(facts, t) for t in moving}
+    same = len(sizes) == 1 and None not in sizes
+    whole = summed([p for p in parts if isinstance(p, Stencil)], same_size=same)
     for constant in (v for t in tensors if (v := value(facts, t)) is not None):
         vector = per_channel(constant, base.rank)
         if isinstance(whole, str):

@@ -155,3 +155,16 @@ def channels_of(facts: Facts, tensor: str) -> int | None:
         if known is None and weight and isinstance(weight[1], int):
             known = weight[1] * int(node.attribute("group", 1))
     return known
+
+
+def map_size(facts: Facts, tensor: str) -> tuple[int, ...] | None:
+    """Height, width... of a tensor as declared; None when one of them may vary."""
+    dims = tuple(facts.shape(tensor) or ())[2:]
+    known = tuple(d for d in dims if isinstance(d, int))
+    return known if dims and len(known) == len(dims) else None
+
+
+def fits(dtype: np.dtype[Any], *arrays: NDArray[np.float64] | None) -> bool:
+    """Do the numbers stay finite in the model's type?"""
+    with np.errstate(over="ignore"):
+        return all(bool(np.isfinite(a.astype(dtype)).all()) for a in arrays if a is not None)

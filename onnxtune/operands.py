@@ -1,15 +1,21 @@
-"""Operands that say little for their size: constants, and single pixels that are repeated all over a map."""
+"""Operands that say little for their size: constants, and single pixels that are repeated all over a map.
+
+And what they add to a convolution, computed apart from the others (see the rule split_concat_conv).
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxtune.convolution import Convolution
 from onnxtune.facts import Facts, Node
 from onnxtune.shapes import Shape
+from onnxtune.stencil import Stencil, applied
 
 RESIZES = ("nearest", "linear")
 """Modes of a Resize that give back the value of a single pixel, as it is."""
@@ -81,3 +87,35 @@ def _keeps_channels(facts: Facts, node: Node, shape: Shape) -> bool:
         return False
     ends = [facts.constant(head.input(i)) for i in (1, 2)]
     return [None if e is None else e.ravel().tolist() for e in ends] == [[0], [2]] and not source.attributes
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What an operand adds to the output: a constant that broadcasts to (N, C_out, ...), or a 1x1 Conv of a pixel."""
+
+    constant: NDArray[np.float64] | None = None
+    pixel: str = ""
+    weight: NDArray[np.float64] | None = None
+
+
+def share(
+    conv: Convolution, w: NDArray[np.float64], o: Operand, size: tuple[int, ...] | None, limit: int
+) -> Share | str:
+    """The operand's share through its columns `w` of the weight; `size` is the map's, as declared."""
+    padded, axes = any(conv.window.pads), tuple(range(2, w.ndim))
+    if o.value is None:
+        if padded:
+            return "the convolution pads a repeated operand: at the border the share differs"
+        return Share(pixel=o.pixel, weight=w.sum(axes, keepdims=True))
+    shape = (1,) * (w.ndim - o.value.ndim) + o.value.shape
+    value = np.broadcast_to(o.value.reshape(shape), (shape[0], w.shape[1], *shape[2:]))
+    if not value.any():
+        return Share()
+    if all(d == 1 for d in shape[2:]) and not padded:
+        return Share(constant=np.tensordot(value, w.sum(axes), (1, 1)).reshape(shape[0], -1, *(1,) * len(axes)))
+    if size is None:
+        return "a constant before pads, or one that is not the same everywhere, needs a known size of the map"
+    part = Stencil(w, np.zeros(len(w)), conv.window, 1)
+    if conv.out_channels * math.prod(size) > limit:
+        return "the constant map would be large"
+    return Share(constant=applied(part, np.broadcast_to(value, (*value.shape[:2], *size))))

@@ -27,7 +27,7 @@ from onnxtune.convolution import add_conv
 from onnxtune.costs import macs
 from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
-from onnxtune.linear import POINTWISE, argument, makers, step
+from onnxtune.linear import POINTWISE, argument, fits, makers, map_size, step
 from onnxtune.proposal import Decline, Proposal
 from onnxtune.rule import No
 from onnxtune.stencil import Stencil, applied, composed
@@ -117,10 +117,10 @@ def _with_shift(
     """The two forms for a shift before pads; else the reason why there is none."""
     first, second, bare = stencils
     scale = first.weight.reshape(-1)
-    pointwise = first.group == scale.size
+    pointwise = first.group == scale.size and not any(first.window.pads)
     if pointwise and len(chain) == 1 and np.all(scale == 1):
         return  # one Add before or after: nothing to gain
-    size, out = (_static(facts, t) for t in (last.input(0), last.outputs[0]))
+    size, out = (map_size(facts, t) for t in (last.input(0), last.outputs[0]))
     mapped = size and out and second.out_channels * math.prod(out) <= limit
     if size and out and mapped:
         everywhere = np.broadcast_to(first.bias.reshape(1, -1, *(1,) * len(size)), (1, first.out_channels, *size))
@@ -131,12 +131,6 @@ def _with_shift(
         yield _proposal(facts, chain, last, x, "add", bare, before=shift)
     elif not mapped:
         yield No(f"{reason}; the constant map would be large, or the map's size is not known")
-
-
-def _static(facts: Facts, tensor: str) -> tuple[int, ...] | None:
-    """The declared size of the map, None when it may vary."""
-    dims = tuple(facts.shape(tensor) or ())[2:]
-    return tuple(d for d in dims if isinstance(d, int)) if all(isinstance(d, int) for d in dims) else None
 
 
 def _proposal(
@@ -151,9 +145,7 @@ def _proposal(
     after: NDArray[np.float64] | None = None,
 ) -> Proposal | No:
     dtype = facts.dtype(last.input(1)) or np.dtype(np.float32)
-    with np.errstate(over="ignore"):
-        made = [v.astype(dtype) for v in (whole.weight, whole.bias, before, after) if v is not None]
-    if not all(np.isfinite(v).all() for v in made):
+    if not fits(dtype, whole.weight, whole.bias, before, after):
         return No("the merged weights are not finite")
     nodes = [n for node in (*chain, last) for n in (node, *makers(facts, node))]
     new = Builder(f"{last.key}/{RULE}", facts.names, facts.opset)

@@ -25,7 +25,7 @@ from onnxtune.convolution import add_conv
 from onnxtune.costs import macs
 from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
-from onnxtune.linear import makers, per_channel, value
+from onnxtune.linear import fits, makers, per_channel, value
 from onnxtune.proposal import Decline, Proposal
 from onnxtune.rule import No
 from onnxtune.stencil import Stencil
@@ -120,9 +120,8 @@ def _merge(
     if before and after > growth * before:
         return No(f"one Conv would multiply {after / before:.1f} times as much as the branches")
     dtype = next(facts.dtype(n.input(1)) for n in convs) or np.dtype(np.float32)
-    with np.errstate(over="ignore"):
-        if not all(np.isfinite(v.astype(dtype)).all() for v in (merged.weight, merged.bias)):
-            return No("the merged weights are not finite")
+    if not fits(dtype, merged.weight, merged.bias):
+        return No("the merged weights are not finite")
     new = Builder(f"{root.key}/{RULE}", facts.names, facts.opset)
     bias = merged.bias if merged.biased else None
     y = add_conv(new, base.tensor, merged.weight, bias, merged.window, dtype, merged.group)

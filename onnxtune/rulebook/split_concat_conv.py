@@ -13,22 +13,19 @@ Other operands stay. `onnxtune.operands` says which operand is what.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from onnxtune.convolution import Convolution, add_conv, convolution
 from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
-from onnxtune.operands import Operand, operand
+from onnxtune.linear import fits, map_size
+from onnxtune.operands import Share, operand, share
 from onnxtune.proposal import Decline, Proposal
 from onnxtune.rule import No
-from onnxtune.stencil import Stencil, applied
 
 RULE = "split_concat_conv"
 
@@ -50,38 +47,29 @@ def _split(facts: Facts, concat: Node, node: Node, limit: int) -> Proposal | No 
     dead = _dead(conv, counts) if isinstance(conv, Convolution) and counts else [False] * len(found)
     if not any(dead) and not any(found):
         return None
-    if isinstance(conv, str) or not np.isfinite(conv.weight).all():
-        return No(conv if isinstance(conv, str) else "the weights are not finite")
+    if isinstance(conv, str):
+        return No(conv)
     if conv.group > 1:
         return No("a convolution with groups")
     if concat.attribute("axis") not in (1, 1 - (rank or 0)):
         return No("the Concat joins another axis")
     if seen := facts.why_not_private(concat.outputs[0], {node.key}):
         return No(seen)
-    if counts is None:
-        return No("the numbers of channels are not known")
+    if counts is None or not np.isfinite(conv.weight).all():
+        return No("the weights are not finite" if counts else "the numbers of channels are not known")
     ends = np.cumsum([0, *counts])
     columns = [conv.weight[:, a:b] for a, b in itertools.pairwise(ends)]
-    size = tuple(facts.shape(concat.outputs[0]) or (None,))[2:]
-    shares: list[Share | No | None] = [
-        Share() if nothing else None if o is None else _share(conv, w, o, size, limit)
+    size = map_size(facts, concat.outputs[0])
+    shares: list[Share | str | None] = [
+        Share() if nothing else None if o is None else share(conv, w, o, size, limit)
         for w, o, nothing in zip(columns, found, dead, strict=True)
     ]
     if not any(isinstance(s, Share) for s in shares):
-        return next(s for s in shares if isinstance(s, No))
+        return No(next(s for s in shares if isinstance(s, str)))
     kept = [i for i, s in enumerate(shares) if not isinstance(s, Share)]
     if not kept:
         return No("all operands are constant or repeated")
     return _proposal(facts, concat, conv, kept, columns, [s for s in shares if isinstance(s, Share)])
-
-
-@dataclass(frozen=True, eq=False)
-class Share:
-    """What an operand adds to the output: a constant that broadcasts to (N, C_out, ...), or a 1x1 Conv of a pixel."""
-
-    constant: NDArray[np.float64] | None = None
-    pixel: str = ""
-    weight: NDArray[np.float64] | None = None
 
 
 def _channels(facts: Facts, concat: Node, conv: Convolution | str) -> list[int] | None:
@@ -96,27 +84,6 @@ def _channels(facts: Facts, concat: Node, conv: Convolution | str) -> list[int] 
 def _dead(conv: Convolution, counts: Sequence[int]) -> list[bool]:
     ends = np.cumsum([0, *counts])
     return [conv.group == 1 and not conv.weight[:, a:b].any() for a, b in itertools.pairwise(ends)]
-
-
-def _share(conv: Convolution, w: NDArray[np.float64], o: Operand, size: tuple[Any, ...], limit: int) -> Share | No:
-    """The operand's share through its columns `w` of the weight; `size` is the map's, as declared."""
-    padded, axes = any(conv.window.pads), tuple(range(2, w.ndim))
-    if o.value is None:
-        if padded:
-            return No("the convolution pads a repeated operand: at the border the share differs")
-        return Share(pixel=o.pixel, weight=w.sum(axes, keepdims=True))
-    shape = (1,) * (w.ndim - o.value.ndim) + o.value.shape
-    value = np.broadcast_to(o.value.reshape(shape), (shape[0], w.shape[1], *shape[2:]))
-    if not value.any():
-        return Share()
-    if all(d == 1 for d in shape[2:]) and not padded:
-        return Share(constant=np.tensordot(value, w.sum(axes), (1, 1)).reshape(shape[0], -1, *(1,) * len(axes)))
-    if not all(isinstance(d, int) for d in size):
-        return No("a constant before pads, or one that is not the same everywhere, needs a known size of the map")
-    part = Stencil(w, np.zeros(len(w)), conv.window, 1)
-    if conv.out_channels * math.prod(size) > limit:
-        return No("the constant map would be large")
-    return Share(constant=applied(part, np.broadcast_to(value, (*value.shape[:2], *size))))
 
 
 def _proposal(
@@ -141,16 +108,14 @@ def _proposal(
     flat = constant.size == conv.out_channels
     bias = constant.ravel() if flat and constant.any() else None
     weight = np.concatenate([columns[i] for i in kept], axis=1)
-    with np.errstate(over="ignore"):
-        y = add_conv(new, x, weight, bias, conv.window, conv.dtype)
-        for share in shares:
-            if share.weight is not None:
-                y = str(new.Add(y, new.Conv(share.pixel, share.weight.astype(conv.dtype))))
-        if not flat:
-            y = str(new.Add(y, constant.astype(conv.dtype)))
-    outputs[conv.y] = y
-    fragment = new.finish(outputs)
-    if not all(np.isfinite(numpy_helper.to_array(w)).all() for w in fragment.initializers):
+    if not fits(conv.dtype, weight, constant, *(s.weight for s in shares)):
         return No("the new weights are not finite")
+    y = add_conv(new, x, weight, bias, conv.window, conv.dtype)
+    for part in shares:
+        if part.weight is not None:
+            y = str(new.Add(y, new.Conv(part.pixel, part.weight.astype(conv.dtype))))
+    if not flat:
+        y = str(new.Add(y, constant.astype(conv.dtype)))
+    outputs[conv.y] = y
     title = f"Concat of {len(columns)} + Conv -> Conv of {len(kept)} and what the others add"
-    return Proposal(RULE, title, frozenset([concat.key, conv.node.key, *makers]), fragment)
+    return Proposal(RULE, title, frozenset([concat.key, conv.node.key, *makers]), new.finish(outputs))

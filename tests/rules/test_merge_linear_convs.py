@@ -127,6 +127,14 @@ def test_a_normalization_before_a_convolution_without_pads_or_a_factor_before_pa
     prove(net.model(net.conv(net.add("Mul", net.constant(np.float32([2])), "x"), 3, 4, 3)))
 
 
+def test_a_shift_that_pads_of_the_first_layer_do_not_reach() -> None:
+    """One number per channel with pads of its own: outside is the shift, not 0. Only the map knows that."""
+    net = Net("N", 3, 9, 8)
+    scaled = net.add("Conv", "x", net.random(3, 1, 1, 1), net.random(3), group=3, pads=[1, 0, 1, 0])
+    proto = net.model(net.add("Conv", scaled, net.random(4, 3, 2, 3), pads=[0, 1, 0, 1]))
+    prove(proto, settings=ANY, count=1, Conv=1, Add=1)
+
+
 def test_a_factor_of_zero_leaves_the_map_only() -> None:
     net = Net("N", 3, 9, 8)
     scale = net.constant(np.float32([1, 0, 2]).reshape(3, 1, 1))
