@@ -30,9 +30,18 @@ def base_of(facts: Facts, tensor: str) -> Base | None:
     return None if channels is None or rank is None or rank < 3 else Base(tensor, channels, rank)
 
 
+Term = tuple[str, int]
+"""A tensor in a sum, with its sign."""
+
+
 def is_sum(facts: Facts, node: Node) -> bool:
-    """An Add or Sum of at least two tensors that are not constant."""
-    return node.is_op("Add", "Sum") and len(variables(facts, node)) > 1
+    """An Add, Sum or Sub of at least two tensors that are not constant."""
+    return node.is_op("Add", "Sum", "Sub") and len(variables(facts, node)) > 1
+
+
+def terms(node: Node, sign: int = 1) -> list[Term]:
+    """What an Add, Sum or Sub adds up."""
+    return [(t, -sign if node.is_op("Sub") and i == 1 else sign) for i, t in enumerate(node.inputs)]
 
 
 def variables(facts: Facts, node: Node) -> list[str]:
@@ -71,27 +80,27 @@ def stencil(facts: Facts, tensor: str, base: Base) -> Stencil | str:
         return identity(base.channels, base.rank - 2)
     source = argument(facts, node)
     if source is None:
-        return sum_of(facts, node.inputs, base)
+        return sum_of(facts, terms(node), base)
     before = stencil(facts, source, base)
     own = before if isinstance(before, str) else step(facts, node, before.out_channels, base.rank)
     return own if isinstance(own, str) or isinstance(before, str) else composed(before, own)
 
 
-def sum_of(facts: Facts, tensors: Sequence[str], base: Base) -> Stencil | str:
+def sum_of(facts: Facts, parts: Sequence[Term], base: Base) -> Stencil | str:
     """The sum of maps of the base and of constants per channel."""
-    moving = [t for t in tensors if value(facts, t) is None]
-    parts = [stencil(facts, t, base) for t in moving]
-    broken = next((p for p in parts if isinstance(p, str)), None)
+    moving, none = [(t, sign) for t, sign in parts if value(facts, t) is None], np.zeros(1)
+    maps = [(stencil(facts, t, base), sign) for t, sign in moving]
+    broken = next((m for m, _ in maps if isinstance(m, str)), None)
     if broken is not None:
         return broken
-    sizes = {map_size(facts, t) for t in moving}
-    same = len(sizes) == 1 and None not in sizes
-    whole = summed([p for p in parts if isinstance(p, Stencil)], same_size=same)
-    for constant in (v for t in tensors if (v := value(facts, t)) is not None):
+    sizes = {map_size(facts, t) for t, _ in moving}
+    signed = [m.scaled(np.full(1, float(sign)), none) for m, sign in maps if isinstance(m, Stencil)]
+    whole = summed(signed, same_size=len(sizes) == 1 and None not in sizes)
+    for constant, sign in ((v, sign) for t, sign in parts if (v := value(facts, t)) is not None):
         vector = per_channel(constant, base.rank)
         if isinstance(whole, str):
             break
         if vector is None or vector.size not in (1, whole.out_channels):
             return "a constant that is added is not one number per channel"
-        whole = whole.scaled(np.ones(1), vector)
+        whole = whole.scaled(np.ones(1), sign * vector)
     return whole

@@ -223,6 +223,13 @@ def test_says_nothing_where_another_rule_folds_or_nothing_is_gained() -> None:
     assert said_by(RULE, net.model(y, z, w)) == []
 
 
+def test_declines_what_a_subgraph_reads() -> None:
+    net = Net(1, 4, 9, 8)
+    t = net.conv("x", 4, 12, 3)
+    y = net.conv(t, 12, 3, 1)
+    assert_declines(RULE, net.model(y, net.captured(t)), "second consumer (If)")
+
+
 # --- random pairs --------------------------------------------------------------------------------
 
 

@@ -133,6 +133,38 @@ def test_skip_around_a_linear_convolution_with_a_factor() -> None:
     prove(net.model(net.add("Add", "x", shifted)), Conv=1, Add=0, Sub=0, Div=0, Mul=0)
 
 
+def test_a_token_mixer_with_a_difference() -> None:
+    """RepMixer: x + s (mixer(x) - norm(x)), depthwise."""
+    net = Net("N", 4, 9, 8)
+    mixed = net.add("Sum", net.norm(net.conv("x", 4, 4, 3, group=4), 4), net.conv("x", 4, 4, 1, group=4))
+    inner = net.add("Mul", net.add("Sub", mixed, net.norm("x", 4)), net.random(4, 1, 1))
+    proto = net.model(net.add("Add", "x", inner))
+    models = assert_rewrites(RULE, proto, count=2)
+    assert any([n.op_type for n in m.graph.node] == ["Conv"] for m in models)
+    assert_exact_on_integers(RULE, proto)
+    assert_affine_equal(RULE, proto)
+
+
+def test_signs_in_a_tree() -> None:
+    net = Net("N", 4, 7, 6)
+    other = net.add("Relu", net.conv("x", 4, 4, 3))
+    inner = net.add("Sub", net.add("Sub", net.random(4, 1, 1), net.conv("x", 4, 4, 1)), other)
+    y = net.add("Sub", net.add("Sub", net.conv("x", 4, 4, 3), inner), net.add("Add", "x", net.conv("x", 4, 4, 1)))
+    proto = net.model(y)
+    assert_rewrites(RULE, proto, count=1, contains={"Conv": 2, "Sub": 0, "Add": 1})
+    assert_exact_on_integers(RULE, proto)
+
+
+def test_a_map_behind_an_identity_stays() -> None:
+    net = Net("N", 4, 7, 6)
+    grid = net.add("Identity", net.random(1, 1, 7, 6))
+    y = net.add("Sub", net.add("Add", net.conv("x", 4, 4, 1), net.conv("x", 4, 4, 3)), grid)
+    z = net.add("Sum", net.conv("x", 4, 4, 1), net.add("Identity", net.random(1, 1, 7, 6)), net.conv("x", 4, 4, 3))
+    proto = net.model(y, z)
+    assert_rewrites(RULE, proto, count=2)
+    assert_exact_on_integers(RULE, proto)
+
+
 def test_constants_join_the_bias_and_other_operands_stay() -> None:
     net = Net("N", 4, 7, 6)
     other = net.add("Relu", net.conv("x", 4, 4, 3))
@@ -303,6 +335,13 @@ def test_says_nothing_about_sums_of_other_things() -> None:
     y = net.add("Add", net.add("Add", "x", net.random(4, 1, 1)), net.add("Relu", "x"))
     z = net.add("Add", y, net.conv(net.add("Relu", y), 4, 4, 3))
     assert said_by(RULE, net.model(z)) == []
+
+
+def test_declines_what_a_subgraph_reads() -> None:
+    net = Net(1, 4, 9, 8)
+    c = net.conv("x", 4, 4, 3)
+    y = net.add("Add", c, net.conv("x", 4, 4, 1))
+    assert_declines(RULE, net.model(y, net.captured(c)), "second consumer (If)")
 
 
 # --- random blocks -------------------------------------------------------------------------------

@@ -119,6 +119,13 @@ def test_half_precision_and_one_axis() -> None:
     assert_exact_on_integers(RULE, proto)
 
 
+def test_outputs_that_a_subgraph_reads() -> None:
+    net = Net(1, 3, 9, 8)
+    a, b = net.conv("x", 3, 4, 3), net.conv("x", 3, 2, 3)
+    proto = net.model(net.add("Relu", a), net.add("Relu", b), net.captured(a))
+    assert_rewrites(RULE, proto, count=1, contains={"Conv": 1, "Split": 1, "Relu": 2})
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 

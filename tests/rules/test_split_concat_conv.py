@@ -236,6 +236,13 @@ def test_says_nothing_about_other_resizes_and_expands(what: str) -> None:
     assert said_by(RULE, net.model(net.conv(joined(net, "x", v), 6, 4, 1))) == []
 
 
+def test_declines_what_a_subgraph_reads() -> None:
+    net = Net(1, 4, 9, 8)
+    x = joined(net, "x", net.random(1, 2, 9, 8))
+    y = net.conv(x, 6, 4, 1)
+    assert_declines(RULE, net.model(y, net.captured(x)), "second consumer (If)")
+
+
 # --- random operands -----------------------------------------------------------------------------
 
 
