@@ -59,16 +59,17 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
         merged = [f for f in families.values() if len(f) > 1]
         for family in merged:
             yield from _forms(facts, family)
-        if not merged:
-            yield Decline(RULE, readers[0].key, _reason(list(read.values())))
+        if not merged and (reason := _reason(list(read.values()))):
+            yield Decline(RULE, readers[0].key, reason)
 
 
 def _reason(read: Sequence[Convolution | str]) -> str:
-    """Why no two of the convolutions are siblings."""
+    """Why no two of the convolutions are siblings; "" where they do not even look like ones."""
     unread = [c for c in read if isinstance(c, str)]
-    grouped = sum(isinstance(c, Convolution) and c.group > 1 for c in read)
-    if len(read) - len(unread) - grouped > 1:
-        return "the convolutions differ in kernel, stride, pads or dilation"
+    plain = [c for c in read if isinstance(c, Convolution) and c.group == 1]
+    if len(plain) > 1:
+        alike = len({c.window.kernel for c in plain}) < len(plain)
+        return "convolutions of one kernel that differ in stride, pads or dilation" if alike else ""
     return unread[0] if unread else "convolutions with groups"
 
 
