@@ -155,6 +155,14 @@ def test_signs_in_a_tree() -> None:
     assert_exact_on_integers(RULE, proto)
 
 
+def test_an_operand_that_is_subtracted_stays_so() -> None:
+    net = Net("N", 4, 7, 6)
+    y = net.add("Sub", net.add("Add", net.conv("x", 4, 4, 1), net.conv("x", 4, 4, 3)), net.add("Relu", "x"))
+    proto = net.model(y)
+    assert_rewrites(RULE, proto, count=1, contains={"Conv": 1, "Sub": 1, "Add": 0})
+    assert_exact_on_integers(RULE, proto)
+
+
 def test_a_map_behind_an_identity_stays() -> None:
     net = Net("N", 4, 7, 6)
     grid = net.add("Identity", net.random(1, 1, 7, 6))
