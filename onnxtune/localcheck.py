@@ -36,6 +36,8 @@ CHANNEL_SAMPLE = 16
 """How many values a channel needs for its largest value to tell its scale."""
 SINGLE_MARGIN = 8.0
 """How much more is allowed when the region itself is computed in single precision."""
+SIZE_INPUTS = {"Reshape": 1, "Expand": 1, "Tile": 1, "ConstantOfShape": 0, "Resize": 3}
+"""Positions of inputs that are shapes or sizes."""
 ROUNDOFF: dict[int, float] = {TensorProto.FLOAT: 2.0**-24, TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
 
 
@@ -54,6 +56,8 @@ def check_region(before: Model, after: Model, seed: int = 0) -> LocalVerdict:
     Large maps are cut first. A region whose operators or weights know the size of the map, or a
     rewrite that is right at the declared size only, is judged at the declared size.
     """
+    if (outer := _size_from_outside(before)) is not None:
+        return LocalVerdict(None, reason=f"'{outer}' is a size that comes from outside of the region")
     sizes = {v.name: _static(v) for v in before.inputs}
     small = _smaller(sizes)
     verdict = _check(before, after, small, seed)
@@ -64,6 +68,17 @@ def check_region(before: Model, after: Model, seed: int = 0) -> LocalVerdict:
         single = _judge_single(before, after, _feeds(before, sizes, seed))
         verdict = verdict if single.ok is None else single
     return verdict
+
+
+def _size_from_outside(region: Model) -> str | None:
+    """An input of the region that is a shape: random numbers do not fit, and may even run (an empty map)."""
+    inputs = {v.name for v in region.inputs}
+    read = (n.input[SIZE_INPUTS[n.op_type]] for n in region.proto.graph.node if _takes_size(n))
+    return next((name for name in read if name in inputs), None)
+
+
+def _takes_size(node: onnx.NodeProto) -> bool:
+    return not node.domain and len(node.input) > SIZE_INPUTS.get(node.op_type, len(node.input))
 
 
 def _check(before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], seed: int) -> LocalVerdict:

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxtune.errors import ModelError
-from onnxtune.exactness import impulses, integer_model
+from onnxtune.exactness import dyadic, impulses, integer_model
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
 from onnxtune.proposal import Proposal
@@ -81,10 +81,10 @@ def test_a_wrong_border_is_caught() -> None:
 def test_a_rewrite_that_is_right_at_one_size_is_caught() -> None:
     def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal]:
         node, new = facts.nodes[-1], Builder("new", facts.names, facts.opset)
-        y = new.AveragePool(node.input(0), kernel_shape=[4, 2])
+        y = new.MaxPool(node.input(0), kernel_shape=[4, 2])
         yield Proposal("wrong", "pool", frozenset([node.key]), new.finish({node.outputs[0]: y}))
 
-    proto = model_of("g (float[N, 3, H, W] x) => (float[N, 3, P, Q] y) { y = GlobalAveragePool (x) }")
+    proto = model_of("g (float[N, 3, H, W] x) => (float[N, 3, P, Q] y) { y = GlobalMaxPool (x) }")
     rule = Rule(Card("wrong", "XX002", "", ""), "graph", propose)
     with pytest.raises((AssertionError, ModelError), match=r"not equal on integers|cannot run it"):
         assert_exact_on_integers(rule, proto, sizes={"x": (1, 3, 4, 2)})
@@ -166,3 +166,19 @@ def test_impulses_are_multiples_of_one_vector_per_place() -> None:
     assert not feeds[0]["x"].any()
     assert all(np.count_nonzero(f["x"]) == 6 for f in feeds[1:-1])
     assert np.array_equal(-2 * sum(f["x"] for f in feeds[:-1]), feeds[-1]["x"])
+
+
+def test_dyadic() -> None:
+    assert dyadic(np.float32([1.5, -3 / 256, 60000]))
+    assert dyadic(np.array([7]))
+    assert not dyadic(np.float32([1 / 3]))
+    assert not dyadic(np.float32([2**17]))
+    assert not dyadic(np.float32([np.nan]))
+
+
+def test_where_the_reference_is_wrong_onnx_runtime_decides() -> None:
+    """onnx's BatchNormalization of old opsets is in training mode whatever the node says."""
+    weights = {n: np.float32([0.5, 2, 1]) for n in "gbmv"}
+    text = "g (float[N, 3, 5, 4] x) => (float[N, 3, 5, 4] y) { y = BatchNormalization (x, g, b, m, v) }"
+    assert_exact_on_integers(doing_nothing(), model_of(text, weights, opset=9))
+    assert_exact_on_integers(doing_nothing(), model_of(text, weights, opset=7))

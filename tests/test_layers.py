@@ -31,6 +31,10 @@ ORDER = (
     "grids",
     "monotone",
     "taps",
+    "stencil",
+    "linear",
+    "branches",
+    "operands",
     "foreign",
     "catalog",
     "propose",
@@ -64,6 +68,7 @@ TYPES_ONLY = {("patterntext", "facts")}
 """A pattern wraps its nodes as the graph's nodes are wrapped; imported only when a pattern is used."""
 
 RULEBOOK_MAY = {
+    "branches",
     "channels",
     "convolution",
     "costs",
@@ -73,11 +78,14 @@ RULEBOOK_MAY = {
     "grids",
     "heads",
     "monotone",
+    "linear",
+    "operands",
     "pattern",
     "proposal",
     "rule",
     "shapes",
     "taps",
+    "stencil",
     "windows",
 }
 RULEBOOK_LIBRARIES = {"numpy", "onnx", "scipy", "onnxslim"}

@@ -253,3 +253,12 @@ def test_a_small_value_of_a_matrix_is_no_scale() -> None:
     assert 0 < verdict.error < 1e-6
     merged[3] *= 1 + 1e-4
     assert check_region(before, region("y = Gemm <transB = 1> (x, w)", w=merged, **ends)).ok is False
+
+
+def test_a_size_from_outside_cannot_be_made_up() -> None:
+    """Expand to a random shape may give an empty map, which ONNX Runtime joins to anything."""
+    nodes = "e = Expand (x, s)  y = Neg (e)"
+    model = region(nodes, "float[2, 4, 9, 7] x, int64[4] s")
+    verdict = check_region(model, model)
+    assert verdict.ok is None
+    assert "'s' is a size" in verdict.reason

@@ -69,6 +69,20 @@ class Net:
     def pooled(self, x: str) -> str:
         return str(self.add("Flatten", self.add("GlobalAveragePool", x)))
 
+    def captured(self, x: str) -> str:
+        """A tensor of unknown shape that only the bodies of an If read, which makes it its result."""
+        n = len(self.nodes)
+        bodies = [
+            helper.make_graph(
+                [helper.make_node("Identity", [x], [f"{name}{n}"])], name, [], [onnx.ValueInfoProto(name=f"{name}{n}")]
+            )
+            for name in ("then", "else")
+        ]
+        for body in bodies:
+            body.output[0].type.tensor_type.elem_type = self.type
+        condition = self.constant(np.array(True))
+        return str(self.add("If", condition, then_branch=bodies[0], else_branch=bodies[1]))
+
     def model(self, *outputs: str) -> onnx.ModelProto:
         infos = [onnx.ValueInfoProto(name=o) for o in outputs]
         graph = helper.make_graph(self.nodes, "net", self.inputs, infos, self.weights)
