@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from onnxtune.calibrate.level import Level
 from onnxtune.errors import OnnxtuneError, one_line
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
-from onnxtune.level import Level
 from onnxtune.pattern import Match, find
 from onnxtune.proposal import Decline, Proposal
 from onnxtune.rule import No, Rule

@@ -35,13 +35,16 @@ ORDER = (
     "linear",
     "branches",
     "operands",
+    "sizes",
+    "feeds",
+    "compare",
+    "accuracy",
+    "choose",
+    "calibrate",
     "foreign",
     "catalog",
     "propose",
     "region",
-    "sizes",
-    "feeds",
-    "compare",
     "measure",
     "cache",
     "trial",
@@ -68,6 +71,7 @@ TYPES_ONLY = {("patterntext", "facts")}
 """A pattern wraps its nodes as the graph's nodes are wrapped; imported only when a pattern is used."""
 
 RULEBOOK_MAY = {
+    "calibrate",
     "branches",
     "channels",
     "convolution",

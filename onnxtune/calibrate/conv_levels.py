@@ -11,12 +11,12 @@ from onnxtune.calibrate import solve
 from onnxtune.calibrate.evidence import Evidence, too_large
 from onnxtune.calibrate.forms import Factors, Form, unfitted
 from onnxtune.calibrate.layer import Layer, conv_layer
+from onnxtune.calibrate.level import Fitted, Level
 from onnxtune.channels.cost import Target
 from onnxtune.convolution import add_conv
 from onnxtune.costs import macs, total_macs
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
-from onnxtune.level import Fitted, Level
 from onnxtune.proposal import Decline, Fragment, Proposal
 from onnxtune.windows import Window
 

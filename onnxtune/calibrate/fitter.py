@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnxtune.apply import apply
 from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.evidence import Evidence, gather
+from onnxtune.calibrate.level import Fitted, Level
 from onnxtune.calibrate.store import FitStore, fit_key
-from onnxtune.level import Fitted, Level
 from onnxtune.model import Model
 from onnxtune.proposal import Fragment
 from onnxtune.runtime import Target

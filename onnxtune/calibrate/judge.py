@@ -162,7 +162,7 @@ class Judge:
         if values.shape != (len(chosen),):
             shape = "x".join(map(str, values.shape)) or "one number"
             raise UsageError(
-                f"--metric {name}: it must return one score for each of {len(chosen)} samples, not {shape}"
+                f"--metric {name}: it must return a score for each of {len(chosen)} samples, not {shape}"
             )
         if not np.isfinite(values).all():
             raise UsageError(f"--metric {name}: it returned NaN or infinite scores")

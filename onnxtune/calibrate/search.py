@@ -29,12 +29,12 @@ from onnxtune.apply import apply
 from onnxtune.calibrate.dataset import Dataset, Splits, split
 from onnxtune.calibrate.fitter import Fitter
 from onnxtune.calibrate.judge import Judge, joined
+from onnxtune.calibrate.level import Fitted, Level
 from onnxtune.calibrate.store import FitStore
 from onnxtune.choose import choose
 from onnxtune.compare import Comparison
 from onnxtune.costs import total_macs
 from onnxtune.facts import Facts
-from onnxtune.level import Fitted, Level
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import overlap
 from onnxtune.runtime import Target

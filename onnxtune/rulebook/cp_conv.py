@@ -14,8 +14,8 @@ from typing import Any
 
 from onnxtune.calibrate.conv_levels import conv_levels
 from onnxtune.calibrate.forms import Form, candidates
+from onnxtune.calibrate.level import Level
 from onnxtune.facts import Facts
-from onnxtune.level import Level
 from onnxtune.proposal import Decline
 from onnxtune.windows import Window
 
