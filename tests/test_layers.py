@@ -31,6 +31,7 @@ ORDER = (
     "phases",
     "pointwise",
     "resizing",
+    "uniform",
     "foreign",
     "catalog",
     "propose",
@@ -78,6 +79,7 @@ RULEBOOK_MAY = {
     "resizing",
     "rule",
     "shapes",
+    "uniform",
     "windows",
 }
 RULEBOOK_LIBRARIES = {"numpy", "onnx", "scipy", "onnxslim"}
