@@ -13,13 +13,17 @@ n + 1 long and the rest is cut off.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxtune.convolution import Convolution, add_conv
+from onnxtune.facts import Node
 from onnxtune.fragment import Builder
+from onnxtune.pointwise import replay
 from onnxtune.windows import Window
 
 Floats = NDArray[np.float64]
@@ -74,6 +78,44 @@ def add_transposed(new: Builder, x: str, whole: Transposed, bias: Floats | None,
             pads=whole.pads if any(whole.pads) else None,
         )
     )
+
+
+def square(strides: Sequence[int]) -> bool:
+    """Can DepthToSpace interleave the phases?"""
+    return len(strides) == 2 and strides[0] == strides[1]
+
+
+def add_enlarging(
+    new: Builder, x: str, whole: Transposed, conv: Convolution, form: str, after: Sequence[Node] = ()
+) -> str:
+    """Write it with bias, type and groups of `conv`: `transposed`, in `phases`, or with `one` Conv for all phases.
+
+    `after`: activations, which go before the interleaving. The last two forms need `square` strides, the
+    last one opset 11.
+    """
+    if form == "transposed":
+        return replay(new, add_transposed(new, x, whole, conv.bias, conv.dtype), after)
+    make = _each_phase if form == "phases" else _one_bank
+    mode = "CRD" if form == "one" else None
+    y = str(new.DepthToSpace(make(new, x, whole, conv, after), blocksize=whole.strides[0], mode=mode))
+    for axis, cut in enumerate(whole.surplus, start=2):
+        y = new.slice(y, axis, 0, -cut) if cut else y
+    return y
+
+
+def _each_phase(new: Builder, x: str, whole: Transposed, conv: Convolution, after: Sequence[Node]) -> str:
+    made = [
+        replay(new, add_conv(new, x, p.kernel, conv.bias, p.frame, conv.dtype, conv.group), after)
+        for p in phases(whole)
+    ]
+    return str(new.Concat(*made, axis=1))
+
+
+def _one_bank(new: Builder, x: str, whole: Transposed, conv: Convolution, after: Sequence[Node]) -> str:
+    every = phases(whole, alike=True)
+    kernel = np.stack([p.kernel for p in every], axis=1).reshape(-1, *every[0].kernel.shape[1:])
+    bias = None if conv.bias is None else np.repeat(conv.bias, len(every))
+    return replay(new, add_conv(new, x, kernel, bias, every[0].frame, conv.dtype, conv.group), after)
 
 
 def phases(whole: Transposed, *, alike: bool = False) -> list[Phase]:

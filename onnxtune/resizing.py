@@ -6,7 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onnxtune.facts import Facts, Node
+from onnxtune.fragment import Builder
 
 
 @dataclass(frozen=True)
@@ -138,3 +142,26 @@ def _ratio(facts: Facts, node: Node, axis: int) -> float | None:
     if out == x[axis]:
         return 1.0
     return out / x[axis] if isinstance(out, int) and isinstance(x[axis], int) and x[axis] else None  # type: ignore[operator]
+
+
+def growth(facts: Facts, resize: Node) -> float:
+    """Pixels of the map after the Resize over those before, at the measured sizes; 1 when not known."""
+    x, y = facts.size(resize.input(0)), facts.size(resize.outputs[0])
+    return 1.0 if x is None or y is None or not math.prod(x[2:]) else math.prod(y[2:]) / math.prod(x[2:])
+
+
+def other_inputs(
+    facts: Facts, new: Builder, found: Resizing, channels: int
+) -> Sequence[str | NDArray[np.int64] | None]:
+    """The inputs beside x for a map of so many channels: sizes that name channels name the new number."""
+    node, named = found.node, found.node.input(3)
+    axes = [a % len(found.scales) for a in node.attribute("axes") or range(len(found.scales))]
+    if not named or 1 not in axes or facts.channels(found.x) == channels:
+        return node.inputs[1:]
+    at, stored = axes.index(1), facts.constant(named)
+    if stored is not None:
+        sizes = [channels if i == at else int(v) for i, v in enumerate(stored)]
+        return [*node.inputs[1:3], np.array(sizes, np.int64)]
+    ends = [new.slice(named, 0, *part) if part[0] < part[1] else None for part in ((0, at), (at + 1, len(axes)))]
+    parts = [ends[0], np.array([channels], np.int64), ends[1]]
+    return [*node.inputs[1:3], new.Concat(*(p for p in parts if p is not None), axis=0)]

@@ -16,19 +16,15 @@ decides what is worth a try: measured sizes tell.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from onnxtune.convolution import Convolution, convolution
 from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
 from onnxtune.pointwise import before, fused_after, replay
 from onnxtune.proposal import Decline, Proposal
-from onnxtune.resizing import Resizing, resizing
+from onnxtune.resizing import Resizing, growth, other_inputs, resizing
 from onnxtune.rule import No
 
 RULE = "move_conv_before_resize"
@@ -49,7 +45,7 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
 
 
 def _answer(facts: Facts, resize: Node, node: Node, between: Sequence[Node], *, up: bool) -> Proposal | No | None:
-    if _growth(facts, resize) <= 1 if up else _growth(facts, resize) >= 1:
+    if growth(facts, resize) <= 1 if up else growth(facts, resize) >= 1:
         return None
     kernel = facts.shape(node.input(1))
     if kernel is None or any(k != 1 for k in kernel[2:]):
@@ -63,6 +59,9 @@ def _answer(facts: Facts, resize: Node, node: Node, between: Sequence[Node], *, 
             return No(seen)
     if not conv.pointwise or any(s != 1 for s in conv.window.strides):
         return No("the Conv has a stride or pads")
+    same = facts.channels(found.x) == conv.in_channels if up else found.scales[1] == 1  # up: as the Conv demands
+    if not same or (up and found.scales[1] not in (None, 1)):
+        return No("the Resize may change channels")
     if not found.plain:
         return No("the Resize has weights that need not add up to 1")
     if between and found.mode != "nearest":
@@ -70,17 +69,9 @@ def _answer(facts: Facts, resize: Node, node: Node, between: Sequence[Node], *, 
     return _proposal(facts, found, conv, inside, up=up)
 
 
-def _growth(facts: Facts, resize: Node) -> float:
-    """Pixels of the map after the Resize over those before, at the measured sizes; 1 when not known."""
-    x, y = facts.size(resize.input(0)), facts.size(resize.outputs[0])
-    return 1.0 if x is None or y is None or not math.prod(x[2:]) else math.prod(y[2:]) / math.prod(x[2:])
-
-
-def _proposal(facts: Facts, found: Resizing, conv: Convolution, inside: list[Node], *, up: bool) -> Proposal | No:
+def _proposal(facts: Facts, found: Resizing, conv: Convolution, inside: list[Node], *, up: bool) -> Proposal:
     new = Builder(f"{conv.node.key}/{RULE}", facts.names, facts.opset)
-    tail = _sizes(facts, new, found, conv, up=up)
-    if isinstance(tail, No):
-        return tail
+    tail = other_inputs(facts, new, found, conv.out_channels if up else conv.in_channels)
     x, after = inside[0].inputs[0], []
     if up:
         last = fused_after(facts, conv.y) if found.mode == "nearest" else None
@@ -93,28 +84,3 @@ def _proposal(facts: Facts, found: Resizing, conv: Convolution, inside: list[Nod
     orders = ["Resize, Conv 1x1", "Conv 1x1, Resize"]
     title = f"{found.mode}: {' -> '.join(orders if up else orders[::-1])}"
     return Proposal(RULE, title, frozenset(n.key for n in region), new.finish({region[-1].outputs[0]: y}))
-
-
-def _sizes(
-    facts: Facts, new: Builder, found: Resizing, conv: Convolution, *, up: bool
-) -> Sequence[str | NDArray[Any] | None] | No:
-    """The other inputs of the Resize on its new side: sizes that name the number of channels name the new one."""
-    node, named = found.node, found.node.input(3)
-    if not named:
-        return node.inputs[1:] if found.scales[1] == 1 else No("the Resize may change channels")
-    axes = [a % len(found.scales) for a in node.attribute("axes") or range(len(found.scales))]
-    if 1 not in axes:
-        return node.inputs[1:]
-    same = facts.channels(found.x) == conv.in_channels if up else found.scales[1] == 1  # up: as the Conv demands
-    if not same:
-        return No("the Resize may change channels")
-    if conv.in_channels == conv.out_channels:
-        return node.inputs[1:]
-    at, count = axes.index(1), conv.out_channels if up else conv.in_channels
-    stored = facts.constant(named)
-    if stored is not None:
-        sizes = [count if i == at else int(v) for i, v in enumerate(stored)]
-        return [*node.inputs[1:3], np.array(sizes, np.int64)]
-    ends = [new.slice(named, 0, *part) if part[0] < part[1] else None for part in ((0, at), (at + 1, len(axes)))]
-    parts = [ends[0], np.array([count], np.int64), ends[1]]
-    return [*node.inputs[1:3], new.Concat(*(p for p in parts if p is not None), axis=0)]

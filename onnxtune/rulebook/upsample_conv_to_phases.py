@@ -24,12 +24,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from onnxtune.convolution import Convolution, add_conv, convolution
+from onnxtune.convolution import Convolution, convolution
 from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
-from onnxtune.phases import Transposed, add_transposed, phases, upsampled
+from onnxtune.phases import Transposed, add_enlarging, square, upsampled
 from onnxtune.pointwise import before, fused_after, replay
 from onnxtune.proposal import Decline, Proposal
 from onnxtune.resizing import factors, resizing
@@ -67,14 +65,9 @@ def _read(facts: Facts, resize: Node, between: Sequence[Node], node: Node) -> tu
         return by if isinstance(by, str) else str(conv)
     if any(s != 1 for s in conv.window.strides):
         return "the Conv has a stride"
-    if conv.group > 1 and not _square(by):
+    if conv.group > 1 and not square(by):
         return "a Conv with groups after unequal factors"
     return conv, by
-
-
-def _square(by: tuple[int, ...]) -> bool:
-    """Can DepthToSpace interleave the phases?"""
-    return len(by) == 2 and by[0] == by[1]
 
 
 def _forms(
@@ -83,7 +76,7 @@ def _forms(
     whole = upsampled(conv.weight, by, conv.window)
     if conv.group == 1:  # transposed convolutions in groups are slow everywhere
         yield _proposal(facts, inside, conv, whole, "transposed")
-    if _square(by):
+    if square(by):
         yield _proposal(facts, inside, conv, whole, "phases")
         if facts.opset >= 11 and conv.out_channels * by[0] ** 2 <= outputs:
             yield _proposal(facts, inside, conv, whole, "one")
@@ -93,14 +86,7 @@ def _proposal(facts: Facts, inside: list[Node], conv: Convolution, whole: Transp
     new = Builder(f"{conv.node.key}/{RULE}", facts.names, facts.opset)
     x = replay(new, inside[0].inputs[0], inside[1:-1])
     after = [] if form == "transposed" else [n for n in [fused_after(facts, conv.y)] if n is not None]
-    if form == "transposed":
-        y = add_transposed(new, x, whole, conv.bias, conv.dtype)
-    else:
-        s = whole.strides[0]
-        make = _phases if form == "phases" else _one
-        y = new.DepthToSpace(make(new, x, conv, whole, after), blocksize=s, mode="CRD" if form == "one" else None)
-        for axis, cut in enumerate(whole.surplus, start=2):
-            y = new.slice(y, axis, 0, -cut) if cut else y
+    y = add_enlarging(new, x, whole, conv, form, after)
     region = [*inside, *after]
     kernel = "x".join(map(str, conv.window.kernel))
     title = f"upsampling x{max(whole.strides)} + Conv {kernel} -> {TITLES[form].format(math.prod(whole.strides))}"
@@ -113,18 +99,3 @@ TITLES = {
     "phases": "{} Conv + DepthToSpace",
     "one": "Conv of {} times the channels + DepthToSpace",
 }
-
-
-def _phases(new: Builder, x: str, conv: Convolution, whole: Transposed, after: Sequence[Node]) -> str:
-    made = [
-        replay(new, add_conv(new, x, p.kernel, conv.bias, p.frame, conv.dtype, conv.group), after)
-        for p in phases(whole)
-    ]
-    return str(new.Concat(*made, axis=1))
-
-
-def _one(new: Builder, x: str, conv: Convolution, whole: Transposed, after: Sequence[Node]) -> str:
-    every = phases(whole, alike=True)
-    kernel = np.stack([p.kernel for p in every], axis=1).reshape(-1, *every[0].kernel.shape[1:])
-    bias = None if conv.bias is None else np.repeat(conv.bias, len(every))
-    return replay(new, add_conv(new, x, kernel, bias, every[0].frame, conv.dtype, conv.group), after)
