@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxtune.costs import total_macs
+from onnxtune.costs import macs, total_macs
 from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
 from onnxtune.model import Model
@@ -28,6 +28,8 @@ from onnxtune.shapes import describe
 MAC_LIMIT = 3e8
 """Largest region (multiply-accumulates) that the reference evaluates within about a second; larger
 ones are compared in ONNX Runtime."""
+DEFORMED_LIMIT = 1e4
+"""The same for DeformConv, which the reference evaluates tap by tap in Python."""
 SMALL = (13, 17)
 """Height and width to which larger maps are cut for the check: odd, unequal, wider than kernels."""
 WEIGHT_ROUNDING = 64.0
@@ -83,13 +85,18 @@ def _takes_size(node: onnx.NodeProto) -> bool:
 
 def _check(before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], seed: int) -> LocalVerdict:
     feeds = _feeds(before, sizes, seed)
-    if total_macs(Facts(before, sizes)) > MAC_LIMIT:
+    if _takes_long(Facts(before, sizes)):
         return _judge_single(before, after, feeds)
     try:
         want = _evaluate(before, feeds)
     except Exception as error:  # the reference raises whatever its numpy code raises
         return LocalVerdict(None, reason=f"onnx's reference cannot evaluate the region ({one_line(error)})")
     return _judge(before, after, feeds, want)
+
+
+def _takes_long(facts: Facts) -> bool:
+    deformed = sum(macs(facts, n) for n in facts.nodes if n.is_op("DeformConv"))
+    return deformed > DEFORMED_LIMIT or total_macs(facts) > MAC_LIMIT
 
 
 def _judge(before: Model, after: Model, feeds: Mapping[str, NDArray[Any]], want: list[Any]) -> LocalVerdict:
