@@ -85,19 +85,19 @@ def _judge(before: Model, after: Model, feeds: Mapping[str, NDArray[Any]], want:
     weights = {w.data_type for w in [*before.proto.graph.initializer, *after.proto.graph.initializer]}
     allowed = WEIGHT_ROUNDING * max((ROUNDOFF[t] for t in weights if t in ROUNDOFF), default=2.0**-24)
     names = [o.name for o in before.proto.graph.output]
-    errors = [_relative(w, h) for w, h in zip(want, have, strict=True)]
+    errors = [relative(w, h) for w, h in zip(want, have, strict=True)]
     worst = max(errors)
     if worst <= allowed:
         return LocalVerdict(True, worst)
     for model, exact in ((before, want), (after, have)):
         native = _single(model, feeds)
-        if native is None or max(map(_relative, exact, native)) > min(worst, 1.0) / 4:
+        if native is None or max(map(relative, exact, native)) > min(worst, 1.0) / 4:
             return _judge_single(before, after, feeds)  # the reference itself is wrong here
     name = names[errors.index(worst)]
     return LocalVerdict(False, worst, f"float64 check: '{name}' differs by {worst:.2g} (allowed {allowed:.1g})")
 
 
-def _relative(want: NDArray[Any], have: NDArray[Any]) -> float:
+def relative(want: NDArray[Any], have: NDArray[Any]) -> float:
     """Largest difference relative to the largest value of its channel (axis 1).
 
     Of a matrix or a map of one pixel a channel has few values, which may all be small by chance (sums
@@ -123,7 +123,7 @@ def _judge_single(before: Model, after: Model, feeds: Mapping[str, NDArray[Any]]
     want, have = _single(before, feeds), _single(after, feeds)
     if want is None or have is None:
         return LocalVerdict(None, reason="neither onnx's reference nor ONNX Runtime can evaluate the region alone")
-    worst = max(map(_relative, want, have))
+    worst = max(map(relative, want, have))
     allowed = (
         SINGLE_MARGIN
         * WEIGHT_ROUNDING
@@ -163,10 +163,10 @@ def resized(model: Model, feeds: Mapping[str, NDArray[Any]]) -> Model:
 
 def _evaluate(model: Model, feeds: Mapping[str, NDArray[Any]]) -> list[Any]:
     with np.errstate(all="ignore"):
-        return list(ReferenceEvaluator(_doubled(resized(model, feeds).proto)).run(None, dict(feeds)))
+        return list(ReferenceEvaluator(doubled(resized(model, feeds).proto)).run(None, dict(feeds)))
 
 
-def _doubled(proto: onnx.ModelProto) -> onnx.ModelProto:
+def doubled(proto: onnx.ModelProto) -> onnx.ModelProto:
     """All floating-point tensors of the model as float64."""
     for value in [*proto.graph.input, *proto.graph.output]:
         if value.type.tensor_type.elem_type in ROUNDOFF:

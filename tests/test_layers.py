@@ -27,6 +27,7 @@ ORDER = (
     "channels",
     "heads",
     "windows",
+    "convolution",
     "foreign",
     "catalog",
     "propose",
@@ -45,6 +46,7 @@ ORDER = (
     "provenance",
     "tune",
     "api",
+    "exactness",
     "testing",
     "demo",
     "render",
@@ -60,6 +62,7 @@ TYPES_ONLY = {("patterntext", "facts")}
 
 RULEBOOK_MAY = {
     "channels",
+    "convolution",
     "costs",
     "errors",
     "facts",
