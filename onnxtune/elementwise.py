@@ -130,7 +130,8 @@ class Curve:
     def _constant(self, tensor: str) -> Values:
         value = self.facts.constant(tensor)
         assert value is not None, "a region reads x and constants"
-        return value.astype(np.float64)[..., None] if value.ndim else value.astype(np.float64)
+        wide = value.astype(np.float64)
+        return wide.reshape(()) if wide.size == 1 else wide[..., None]
 
     def equals(self, values: Values, points: Values) -> bool:
         """Is f what `values` say at the points, up to the rounding of the region's own constants?"""
