@@ -29,6 +29,8 @@ ORDER = (
     "windows",
     "convolution",
     "elementwise",
+    "lowrank",
+    "unfolding",
     "foreign",
     "catalog",
     "propose",
@@ -70,10 +72,12 @@ RULEBOOK_MAY = {
     "facts",
     "fragment",
     "heads",
+    "lowrank",
     "pattern",
     "proposal",
     "rule",
     "shapes",
+    "unfolding",
     "windows",
 }
 RULEBOOK_LIBRARIES = {"numpy", "onnx", "scipy", "onnxslim"}
