@@ -142,9 +142,10 @@ def test_both_sides() -> None:
 def test_grouped_layers_become_dense_within_the_limit() -> None:
     body = f"{GATHER} y = Conv <group = 3> (s, h)"
     proto = model(body, h=random(9, 4, 1, 1))
-    (after,) = assert_rewrites(RULE, proto, count=1)
+    (after,) = assert_rewrites(RULE, proto, settings={"growth": 3}, count=1)
     assert {tuple(i.dims) for i in after.graph.initializer} == {(9, 12, 1, 1)}
-    assert_exact_on_integers(RULE, proto)
+    assert_exact_on_integers(RULE, proto, settings={"growth": 3})
+    assert_declines(RULE, proto, "3 groups would become a dense layer")
     assert_declines(RULE, model(f"{GATHER} y = Conv <group = 6> (s, k)"), "6 groups would become a dense layer")
 
 
