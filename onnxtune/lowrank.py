@@ -35,7 +35,7 @@ def proves_more(view: NDArray[Any], split: int, rank: int, roundoff: float) -> b
     shape = (math.prod(view.shape[:split]), math.prod(view.shape[split:]))
     need = rank + 1
     if need > min(shape):
-        return True
+        return False
     rows = np.sort(rng.permutation(shape[0])[: need + need // 4 + 8])
     columns = np.sort(rng.permutation(shape[1])[: need + need // 4 + 8])
     where = (*np.unravel_index(rows[:, None], view.shape[:split]), *np.unravel_index(columns, view.shape[split:]))

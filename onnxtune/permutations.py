@@ -68,8 +68,10 @@ def _transposed(facts: Facts, last: Node) -> Shuffle | No | None:
     if targets[0] is None or targets[1] is None:
         return No("the shape given to Reshape is computed, not constant")
     split, joined = (t.tolist() for t in targets if t is not None)
-    named = split[1 : parts + 1]
-    if len(split) != len(perm) or len(joined) != len(shape) or min(named) < 1 or prod(named) != channels:
+    if len(split) != len(perm) or len(joined) != len(shape) or split.count(-1) > 1:
+        return None
+    named = [d if d != -1 else channels // max(1, -prod(split[1 : parts + 1])) for d in split[1 : parts + 1]]
+    if min(named) < 1 or prod(named) != channels:
         return None
     if not (_keeps(first, split[:1] + split[parts + 1 :], shape) and _keeps(last, joined, shape)):
         return None
