@@ -9,7 +9,7 @@ tails included, have the same few analytic pieces. Per-channel constants make on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.facts import Facts, Node
+from onnxtune.fragment import Builder
+from onnxtune.proposal import Decline, Proposal
 
 Values = NDArray[np.float64]
+Form = Callable[[Builder, str], Any]
+"""Writes y = f(x) with a builder; returns the name of y."""
 TAIL = np.geomspace(16, 1e30, 81)
 POINTS: Values = np.unique(np.concatenate([-TAIL, np.arange(-1024, 1025) / 64, TAIL]))
 """Where functions are compared: steps of 1/64 to 16, then further apart."""
@@ -187,3 +191,34 @@ def _fits(parameters: tuple[int, ...], shape: tuple[Any, ...] | None) -> bool:
     if shape is None or len(parameters) > len(shape):
         return False
     return all(p in (1, d) for p, d in zip(reversed(parameters), reversed(shape), strict=False))
+
+
+def respell(
+    facts: Facts, rule: str, recognise: Callable[[Curve], tuple[str, Mapping[str, Form]] | None]
+) -> Iterator[Proposal | Decline]:
+    """The forms that `recognise` knows for the largest regions that it recognises.
+
+    It gives a name and the forms to try, fastest first as far as known. What has the first form is left
+    alone: it may be there because the others were slower.
+    """
+    done: set[str] = set()
+    for root in reversed(facts.nodes):
+        if root.key in done:
+            continue
+        found = [(c, *known) for c in curves(facts, root) if (known := recognise(c))]
+        if not found:
+            continue
+        curve, name, forms = ([f for f in found if not f[0].hidden] or found)[-1]
+        if curve.hidden:
+            yield Decline(rule, root.key, f"{name}: {curve.hidden}")
+            continue
+        done |= curve.keys
+        for i, (form, write) in enumerate(forms.items()):
+            new = Builder(f"{curve.y}/{rule}", facts.names, facts.opset)
+            fragment = new.finish({curve.y: write(new, curve.x)})
+            operators = [n.op_type for n in fragment.nodes]
+            if sorted(operators) != curve.operators:
+                title = f"{name}: {' + '.join(n.op_type for n in curve.nodes)} -> {' + '.join(operators)}"
+                yield Proposal(rule, title, curve.keys, fragment, settings={"form": form})
+            elif i == 0:
+                break

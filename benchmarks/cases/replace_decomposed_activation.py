@@ -17,7 +17,7 @@ SPELLINGS = (
     ),
     ("ReLU6 (Relu, Min)", 17, "s = Relu (c) a = Min (s, six)"),
     ("Mish (Softplus, Tanh, Mul)", 17, "s = Softplus (c) t = Tanh (s) a = Mul (c, t)"),
-    ("SiLU (Sigmoid, Mul; ORT fuses it)", 24, "s = Sigmoid (c) a = Mul (c, s)"),
+    ("SiLU (Neg, Exp, Add, Div)", 17, "n = Neg (c) e = Exp (n) d = Add (e, one) a = Div (c, d)"),
     ("GELU (Erf; ORT fuses it)", 20, "d = Div (c, root) e = Erf (d) f = Add (e, one) m = Mul (c, f) a = Mul (m, half)"),
     *(
         (

@@ -15,41 +15,24 @@ compared everywhere. The slopes a may differ between channels. Forms that are tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxtune.elementwise import FEW, Curve, Values, curves
+from onnxtune.elementwise import FEW, Curve, Form, Values, respell
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
 from onnxtune.proposal import Decline, Proposal
 
-RULE = "fuse_prelu"
-Form = Callable[[Builder, str], Any]
-
 
 def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | Decline]:
-    done: set[str] = set()
-    for root in reversed(facts.nodes):
-        if root.key in done:
-            continue
-        found = [(c, a) for c in curves(facts, root) if (a := _slopes(c)) is not None]
-        if not found:
-            continue
-        curve, slopes = ([f for f in found if not f[0].hidden] or found)[-1]
-        if curve.hidden:
-            yield Decline(RULE, root.key, f"a spelled-out PRelu: {curve.hidden}")
-            continue
-        done |= curve.keys
-        for form, write in _forms(facts, curve, slopes).items():
-            new = Builder(f"{curve.y}/{RULE}", facts.names, facts.opset)
-            fragment = new.finish({curve.y: write(new, curve.x)})
-            operators = [n.op_type for n in fragment.nodes]
-            if sorted(operators) != curve.operators:
-                title = f"{' + '.join(n.op_type for n in curve.nodes)} -> {' + '.join(operators)}"
-                yield Proposal(RULE, title, curve.keys, fragment, settings={"form": form})
+    def recognise(curve: Curve) -> tuple[str, Mapping[str, Form]] | None:
+        slopes = _slopes(curve)
+        return None if slopes is None else ("rectifier", _forms(facts, curve, slopes))
+
+    yield from respell(facts, "fuse_prelu", recognise)
 
 
 def _slopes(f: Curve) -> Values | None:
@@ -68,7 +51,6 @@ def _forms(facts: Facts, f: Curve, slopes: Values) -> dict[str, Form]:
     if not np.ptp(stored):
         alpha = float(stored.ravel()[0])
         return {"leaky": lambda n, x: n.LeakyRelu(x, alpha=alpha) if alpha else n.Relu(x)}
-    forms["prelu"] = lambda n, x: n.PRelu(x, stored)
     if np.all(stored <= 1) and np.all(stored != 0):
         forms["maximum"] = lambda n, x: n.Max(x, n.Mul(x, stored))
     elif np.all(stored >= 1):
@@ -77,6 +59,7 @@ def _forms(facts: Facts, f: Curve, slopes: Values) -> dict[str, Form]:
     per_channel = facts.rank(f.x) == 4 and channels is not None and stored.size == stored.shape[-3:][0] == channels
     if per_channel and np.all(stored >= 0) and np.all(stored <= 1):
         forms["blend"] = lambda n, x: _blend(n, x, slopes.reshape(-1, 1, 1, 1), f.dtype)
+    forms["prelu"] = lambda n, x: n.PRelu(x, stored)
     return forms
 
 

@@ -29,61 +29,47 @@ from typing import Any
 
 import numpy as np
 
-from onnxtune.elementwise import POINTS, Curve, curves, gelu, gelu_tanh, hard_sigmoid, mish, sigmoid
+from onnxtune.elementwise import POINTS, Curve, Form, gelu, gelu_tanh, hard_sigmoid, mish, respell, sigmoid
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
 from onnxtune.proposal import Decline, Proposal
 
-RULE = "replace_decomposed_activation"
 CUBIC = 0.044715
-Form = Callable[[Builder, str, Callable[[float], Any]], Any]
-"""Writes y = f(x); the last argument makes a scalar of the model's type."""
+Scalar = Callable[[float], Any]
+"""Makes a constant of the model's type."""
 
 
 def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | Decline]:
-    done: set[str] = set()
-    for root in reversed(facts.nodes):
-        if root.key in done:
-            continue
-        found = [(c, *known) for c in curves(facts, root) if not c.parameters and (known := _recognise(c, facts.opset))]
-        if not found:
-            continue
-        curve, name, forms = ([f for f in found if not f[0].hidden] or found)[-1]
-        if curve.hidden:
-            yield Decline(RULE, root.key, f"{name}: {curve.hidden}")
-            continue
-        done |= curve.keys
-        for form, write in forms.items():
-            new = Builder(f"{curve.y}/{RULE}", facts.names, facts.opset)
-            fragment = new.finish({curve.y: write(new, curve.x, partial(np.asarray, dtype=curve.dtype))})
-            if sorted(n.op_type for n in fragment.nodes) != curve.operators:
-                title = f"{name}: {' + '.join(n.op_type for n in curve.nodes)} -> {form}"
-                yield Proposal(RULE, title, curve.keys, fragment, settings={"form": form})
+    yield from respell(facts, "replace_decomposed_activation", partial(_recognise, opset=facts.opset))
 
 
 def _recognise(f: Curve, opset: int) -> tuple[str, dict[str, Form]] | None:
     """The activation's name and the forms to try, fastest first as far as known."""
     if len(f.nodes) < 2 and f.operators != ["Mish"]:
         return None
-    values, x = f(POINTS), POINTS
+    values, x, c = f(POINTS), POINTS, partial(np.asarray, dtype=f.dtype)
     low, high = float(values[0]), float(values[-1])
     if low < high and np.array_equal(values, np.clip(x, low, high)):
         limited = high < x[-1]  # else it is Relu (see fuse_prelu) or x itself
-        return ("clip", {"Clip": lambda n, x, c: _clip(n, x, c, low, high)}) if limited else None
+        return ("clip", {"Clip": lambda n, x: _clip(n, x, c, low, high)}) if limited else None
     if (found := _hard(f)) is not None:
         return found[0], _hard_forms(*found, opset)
     if f.equals(sigmoid(x), x):
-        return "sigmoid", {"Sigmoid": lambda n, x, c: n.Sigmoid(x)}
+        return "sigmoid", {"Sigmoid": lambda n, x: n.Sigmoid(x)}
     if (alpha := _silu(f)) is not None:
-        product: dict[str, Form] = {"Sigmoid * x": lambda n, x, c: n.Mul(x, n.Sigmoid(_times(n, x, c, alpha)))}
-        return "silu", product | ({"Swish": lambda n, x, c: n.Swish(x, alpha=alpha)} if opset >= 24 else {})
+        product: dict[str, Form] = {
+            "Sigmoid * x": lambda n, x: n.Mul(x, n.Sigmoid(x if alpha == 1 else n.Mul(x, c(alpha))))
+        }
+        return "silu", product | ({"Swish": lambda n, x: n.Swish(x, alpha=alpha)} if opset >= 24 else {})
     if f.equals(mish(x), x):
-        return "mish", {"exponential": _mish} | ({"Mish": lambda n, x, c: n.Mish(x)} if opset >= 18 else {})
+        return "mish", {"exponential": lambda n, x: _mish(n, x, c)} | (
+            {"Mish": lambda n, x: n.Mish(x)} if opset >= 18 else {}
+        )
     if f.equals(gelu(x), x):
-        return "gelu", {"Gelu": lambda n, x, c: n.Gelu(x)} if opset >= 20 else {"erf": _gelu}
+        return "gelu", {"Gelu": lambda n, x: n.Gelu(x)} if opset >= 20 else {"erf": lambda n, x: _gelu(n, x, c)}
     if f.equals(gelu_tanh(x), x):
-        fused: dict[str, Form] = {"Gelu": lambda n, x, c: n.Gelu(x, approximate="tanh")} if opset >= 20 else {}
-        return "gelu (tanh)", fused | {"sigmoid": _gelu_tanh}
+        fused: dict[str, Form] = {"Gelu": lambda n, x: n.Gelu(x, approximate="tanh")} if opset >= 20 else {}
+        return "gelu (tanh)", fused | {"sigmoid": lambda n, x: _gelu_tanh(n, x, c)}
     return None
 
 
@@ -103,10 +89,10 @@ def _hard(f: Curve) -> tuple[str, float, float] | None:
 
 def _hard_forms(name: str, alpha: float, beta: float, opset: int) -> dict[str, Form]:
     if name == "hard_sigmoid":
-        return {"HardSigmoid": lambda n, x, c: n.HardSigmoid(x, alpha=alpha, beta=beta)}
+        return {"HardSigmoid": lambda n, x: n.HardSigmoid(x, alpha=alpha, beta=beta)}
     if (alpha, beta) == (1 / 6, 0.5) and opset >= 14:
-        return {"HardSwish": lambda n, x, c: n.HardSwish(x)}
-    return {"HardSigmoid * x": lambda n, x, c: n.Mul(x, n.HardSigmoid(x, alpha=alpha, beta=beta))}
+        return {"HardSwish": lambda n, x: n.HardSwish(x)}
+    return {"HardSigmoid * x": lambda n, x: n.Mul(x, n.HardSigmoid(x, alpha=alpha, beta=beta))}
 
 
 def _silu(f: Curve) -> float | None:
@@ -116,30 +102,26 @@ def _silu(f: Curve) -> float | None:
     return alpha if f.equals(POINTS * sigmoid(alpha * POINTS), POINTS) else None
 
 
-def _clip(new: Builder, x: str, scalar: Callable[[float], Any], low: float, high: float) -> Any:
+def _clip(new: Builder, x: str, scalar: Scalar, low: float, high: float) -> Any:
     low = -math.inf if low <= POINTS[0] else low
     if new.opset < 11:
         return new.Clip(x, min=None if low == -math.inf else low, max=high)
     return new.Clip(x, None if low == -math.inf else scalar(low), scalar(high))
 
 
-def _times(new: Builder, x: str, scalar: Callable[[float], Any], factor: float) -> Any:
-    return x if factor == 1 else new.Mul(x, scalar(factor))
-
-
-def _mish(new: Builder, x: str, scalar: Callable[[float], Any]) -> Any:
+def _mish(new: Builder, x: str, scalar: Scalar) -> Any:
     cut = 5.0 if scalar(0).dtype == np.float16 else 20.0
     e = new.Exp(new.Min(x, scalar(cut)))
     n = new.Mul(e, new.Add(e, scalar(2)))
     return new.Mul(x, new.Div(n, new.Add(n, scalar(2))))
 
 
-def _gelu(new: Builder, x: str, scalar: Callable[[float], Any]) -> Any:
+def _gelu(new: Builder, x: str, scalar: Scalar) -> Any:
     half = new.Mul(x, new.Add(new.Erf(new.Div(x, scalar(math.sqrt(2)))), scalar(1)))
     return new.Mul(half, scalar(0.5))
 
 
-def _gelu_tanh(new: Builder, x: str, scalar: Callable[[float], Any]) -> Any:
+def _gelu_tanh(new: Builder, x: str, scalar: Scalar) -> Any:
     first = 2 * math.sqrt(2 / math.pi)
     slope = new.Add(new.Mul(new.Mul(x, x), scalar(first * CUBIC)), scalar(first))
     return new.Mul(x, new.Sigmoid(new.Mul(x, slope)))

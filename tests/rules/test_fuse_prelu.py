@@ -66,6 +66,10 @@ def test_slope_zero_is_relu(body: str) -> None:
     assert_rewrites(RULE, spelled(body), count=1, contains={"Relu": 1, "Abs": 0, "Max": 0})
 
 
+def test_what_has_the_best_known_form_is_left_alone() -> None:
+    assert_declines(RULE, spelled("m = Mul (x, a) y = Max (x, m)", SLOPES), None)
+
+
 @pytest.mark.parametrize(
     ("slopes", "forms"),
     [
