@@ -29,7 +29,7 @@ POINTS: Values = np.unique(np.concatenate([-TAIL, np.arange(-1024, 1025) / 64, T
 FEW: Values = np.unique(np.concatenate([-TAIL[::8], np.arange(-64, 65) / 8, TAIL[::8]]))
 """The same for per-channel constants, of which there may be thousands."""
 LARGEST_REGION = 14
-LARGEST_PARAMETER = 1 << 16
+LARGEST_PARAMETER = 1 << 13
 ROUNDOFF = {np.dtype(np.float16): 2.0**-11, np.dtype(np.float32): 2.0**-24}
 """Unit roundoff of the types that are handled; ONNX Runtime lacks most activations in float64."""
 

@@ -45,7 +45,7 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
 
 def _recognise(f: Curve, opset: int) -> tuple[str, dict[str, Form]] | None:
     """The activation's name and the forms to try, fastest first as far as known."""
-    if len(f.nodes) < 2 and f.operators != ["Mish"]:
+    if f.parameters or (len(f.nodes) < 2 and f.operators != ["Mish"]):
         return None
     values, x, c = f(POINTS), POINTS, partial(np.asarray, dtype=f.dtype)
     low, high = float(values[0]), float(values[-1])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnxtune.proposal import Proposal
+from onnxtune.proposal import Decline, Proposal
 from onnxtune.testing import (
     assert_affine_equal,
     assert_declines,
@@ -205,6 +205,7 @@ def test_half_precision() -> None:
 )
 def test_declines(proto: onnx.ModelProto, reason: str | None) -> None:
     assert_declines(RULE, proto, reason)
+    assert not [s for s in said_by(RULE, proto) if isinstance(s, Decline) and "the rule failed" in s.reason]
 
 
 def test_declines_what_is_fed() -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxtune.testing import assert_declines, assert_exact_on_integers, assert_rewrites, model_of
+from onnxtune.proposal import Decline
+from onnxtune.testing import assert_declines, assert_exact_on_integers, assert_rewrites, model_of, said_by
 
 RULE = "fuse_prelu"
 SLOPES = np.array([0.25, 0.5, 0.75])[:, None, None]
@@ -124,6 +125,7 @@ OUT = ", float[A, B, C, D] m"
 )
 def test_declines(proto: onnx.ModelProto, reason: str | None) -> None:
     assert_declines(RULE, proto, reason)
+    assert not [s for s in said_by(RULE, proto) if isinstance(s, Decline) and "the rule failed" in s.reason]
 
 
 @pytest.mark.parametrize("body", ["y = PRelu (x, a)", SPELLINGS[0]])

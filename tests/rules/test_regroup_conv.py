@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnxtune.proposal import Proposal
+from onnxtune.proposal import Decline, Proposal
 from onnxtune.testing import (
     assert_affine_equal,
     assert_declines,
@@ -147,6 +147,7 @@ FED = "g (float[N, 16, 7, 9] x, float[24, 2, 3, 3] w) => (float[N, C, P, Q] y) {
 )
 def test_declines(proto: onnx.ModelProto, reason: str | None) -> None:
     assert_declines(RULE, proto, reason)
+    assert not [s for s in said_by(RULE, proto) if isinstance(s, Decline) and "the rule failed" in s.reason]
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

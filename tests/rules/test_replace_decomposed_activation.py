@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxtune.proposal import Proposal
+from onnxtune.proposal import Decline, Proposal
 from onnxtune.testing import assert_declines, assert_exact_on_integers, assert_rewrites, model_of, said_by
 
 RULE = "replace_decomposed_activation"
@@ -198,6 +198,7 @@ def test_the_largest_region_is_taken() -> None:
 )
 def test_declines(proto: onnx.ModelProto, reason: str | None) -> None:
     assert_declines(RULE, proto, reason)
+    assert not [s for s in said_by(RULE, proto) if isinstance(s, Decline) and "the rule failed" in s.reason]
 
 
 def test_declines_constants_that_are_fed() -> None:

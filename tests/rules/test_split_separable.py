@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnxtune.lowrank import factors, proves_more
-from onnxtune.proposal import Proposal
+from onnxtune.proposal import Decline, Proposal
 from onnxtune.testing import assert_affine_equal, assert_declines, assert_rewrites, model_of, said_by
 
 RULE = "split_separable"
@@ -185,6 +185,7 @@ FED = "g (float[N, 12, 9, 7] x, float[16, 12, 3, 5] w) => (float[N, C, H, W] y) 
 )
 def test_declines(proto: onnx.ModelProto, reason: str | None) -> None:
     assert_declines(RULE, proto, reason)
+    assert not [s for s in said_by(RULE, proto) if isinstance(s, Decline) and "the rule failed" in s.reason]
 
 
 def test_declines_factors_that_cancel() -> None:
