@@ -34,7 +34,8 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
             continue
         groups, weight = int(node.attribute("group", 1)), facts.constant(node.input(1))
         if weight is None:
-            if groups > 1:
+            shape = facts.shape(node.input(1))
+            if groups > 1 and shape is not None and shape[:2] != (groups, 1):
                 yield Decline(RULE, node.key, f"the weight '{node.input(1)}' is not constant")
             continue
         blocks = _blocks(node, weight, groups)
@@ -54,7 +55,8 @@ def _joins(node: Node, weight: Weight, groups: int, settings: Mapping[str, Any])
     into = columns if node.op_type == "Conv" else rows
     if groups == 1 or (node.op_type == "Conv" and rows == columns == 1):
         return []
-    wanted = {block // gcd(block, into) for block in settings["blocks"] if into < block} | {groups}
+    wanted = {block // gcd(block, into) for block in settings["blocks"] if into < block}
+    wanted |= {groups} if into * groups <= max(settings["blocks"]) else set()
     return sorted(m for m in wanted if 1 < m <= settings["growth"] and groups % m == 0)
 
 
