@@ -150,6 +150,11 @@ def test_declines(proto: onnx.ModelProto, reason: str | None) -> None:
     assert not [s for s in said_by(RULE, proto) if isinstance(s, Decline) and "the rule failed" in s.reason]
 
 
+def test_says_nothing_about_depthwise_layers_that_are_fed() -> None:
+    fed = FED.replace("24, 2, 3, 3", "16, 1, 3, 3").replace("group = 8", "group = 16")
+    assert not said_by(RULE, model_of(fed))
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     count=st.integers(2, 8),
