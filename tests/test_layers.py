@@ -105,12 +105,8 @@ RULEBOOK_MAY = {
     "stencil",
     "uniform",
     "lowrank",
-    "pattern",
     "permutations",
-    "proposal",
     "reordering",
-    "rule",
-    "shapes",
     "unfolding",
     "windows",
 }
