@@ -43,10 +43,12 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
         resize = facts.producer(source)
         if resize is None or not resize.is_op("Resize", "Upsample"):
             continue
+        if all(k == 1 for k in (facts.shape(node.input(1)) or ())[2:]):  # a matter of move_conv_before_resize
+            continue
         found = _read(facts, resize, between, node)
         if isinstance(found, str):
             yield Decline(RULE, node.key, found)
-        elif max(found[0].window.kernel) > 1 and max(found[1]) > 1:
+        elif max(found[1]) > 1:
             yield from _forms(facts, [resize, *between, node], *found, settings["outputs"])
 
 

@@ -200,6 +200,7 @@ def test_declines(proto: onnx.ModelProto, reason: str | None) -> None:
 
 
 def test_a_convolution_of_something_else_is_no_near_miss() -> None:
+    assert said_by(RULE, net("y = Conv (u, w)", 'u = Resize <mode = "linear"> (x, , s)', kernel=(1, 1))) == []
     assert said_by(RULE, net("y = Conv (u, w)", "u = Relu (x)")) == []
 
 
