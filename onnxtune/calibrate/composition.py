@@ -25,7 +25,7 @@ def composite(outer: Pair, inner: Pair, step: Pair) -> Pair:
 def compose(u: Array, v: Array, step: Pair) -> Array:
     """K (O, C, *composite)."""
     size = composite(u.shape[2:], v.shape[2:], step)
-    out = np.zeros((u.shape[0], v.shape[1], *size))
+    out = np.zeros((u.shape[0], v.shape[1], *size), u.dtype)
     for (i, j), window in _windows(u.shape[2:], v.shape[2:], step):
         out[window] += np.tensordot(u[..., i, j], v, 1)
     return out
@@ -33,7 +33,7 @@ def compose(u: Array, v: Array, step: Pair) -> Array:
 
 def back_to_inner(u: Array, gradient: Array, inner: Pair, step: Pair) -> Array:
     """The adjoint of compose(u, .): (M, C, *inner) from a gradient (O, C, *composite)."""
-    out = np.zeros((u.shape[1], gradient.shape[1], *inner))
+    out = np.zeros((u.shape[1], gradient.shape[1], *inner), u.dtype)
     for (i, j), window in _windows(u.shape[2:], inner, step):
         out += np.tensordot(u[..., i, j], gradient[window], (0, 0))
     return out
@@ -42,7 +42,7 @@ def back_to_inner(u: Array, gradient: Array, inner: Pair, step: Pair) -> Array:
 def back_to_outer(v: Array, gradient: Array, outer: Pair, step: Pair) -> Array:
     """The adjoint of compose(., v): (O, M, *outer) from a gradient (O, C, *composite)."""
     rows, flat = len(gradient), v.reshape(len(v), -1).T
-    out = np.zeros((rows, len(v), *outer))
+    out = np.zeros((rows, len(v), *outer), v.dtype)
     for (i, j), window in _windows(outer, v.shape[2:], step):
         out[..., i, j] = gradient[window].reshape(rows, -1) @ flat
     return out

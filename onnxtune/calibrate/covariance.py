@@ -58,7 +58,8 @@ def kronecker(rows: NDArray[Any], channels: int, iterations: int = 6) -> Kroneck
     x = rows.astype(np.float64).reshape(len(rows), channels, -1)
     x = x - x.mean(0)
     n, c, s = x.shape
-    spatial, channel = np.eye(s), np.eye(c)
+    spatial: Array = np.eye(s)
+    channel: Array = np.eye(c)
     for _ in range(iterations):
         half = np.linalg.solve(spatial, x.transpose(2, 0, 1).reshape(s, -1)).reshape(s, n, c)
         channel = ridge(np.tensordot(x, half, ((0, 2), (1, 0))) / (n * s), 1e-4)

@@ -31,6 +31,8 @@ class Metric:
     """The covariance of a layer's patches. `full` (d, d), or None for the identity; its Kronecker approximation."""
 
     full: Array | None
+    single: Array | None
+    """`full` in single precision"""
     channel: Array
     """(C, C)"""
     spatial: Array
@@ -39,15 +41,16 @@ class Metric:
     @staticmethod
     def of(full: Array | None, channels: int, taps: int) -> Metric:
         if full is None:
-            return Metric(None, np.eye(channels), np.eye(taps))
+            return Metric(None, None, np.eye(channels), np.eye(taps))
         blocks = full.reshape(channels, taps, channels, taps)
         channel = np.einsum("ckdk->cd", blocks) / taps
         spatial = np.einsum("ckcl->kl", blocks) / np.trace(channel)
-        return Metric(full, _definite(channel), _definite(spatial))
+        return Metric(full, full.astype(np.float32), _definite(channel), _definite(spatial))
 
     def times(self, rows: Array) -> Array:
-        """rows (n, d) times the covariance."""
-        return rows if self.full is None else rows @ self.full
+        """rows (n, d) times the covariance, in the rows' precision."""
+        full = self.single if rows.dtype == np.float32 else self.full
+        return rows if full is None else rows @ full
 
     def window(self, kernel: Pair, size: Pair, step: Pair) -> Array:
         """`spatial` at the taps of a kernel of this size, spread by `step` inside a kernel of size `kernel`."""
@@ -74,7 +77,7 @@ class Model(Protocol):
         """rows (n, C, *kernel) times the features of the last stage: (n, f)."""
 
     def preconditioner(self, w: Weights, metric: Metric, gram: Array) -> Solve:
-        """An approximate inverse of the Hessian; `gram` (f, f) is that of the last stage's features."""
+        """An approximate inverse of the Hessian in single precision; `gram` (f, f): of the last stage's features."""
 
     def balance(self, w: Weights) -> Weights:
         """The same kernel from well-conditioned weights."""
@@ -113,23 +116,18 @@ class Chain:
         return composition.back_to_outer(self._before(w)[-1], rows, w[-1].shape[2:], step).reshape(len(rows), -1)
 
     def preconditioner(self, w: Weights, metric: Metric, gram: Array) -> Solve:
-        before, after, steps = self._before(w), self._after(w), self.form.steps()
+        before, after = self._before(w), self._after(w)
         parts = []
         for i, weight in enumerate(w[:-1]):
-            shifts = composition.unit_kernels(len(weight), weight.shape[2:])
-            spread = composition.compose(after[i], shifts, self.form.stages[i].strides)
-            flat = spread.reshape(*spread.shape[:2], -1)
-            spatial = metric.window(self.form.window.kernel, spread.shape[2:], steps[i])
-            left = np.tensordot(flat @ spatial, flat, ((0, 2), (0, 2)))
             right = metric.channel if i == 0 else self._filtered(before[i], metric)
-            parts.append((_inverse(left), _inverse(right)))
+            parts.append((self._shifts(after[i], weight, i, metric), _inverse(right)))
         last = _inverse(gram)
 
         def solve(residual: Sequence[Array]) -> list[Array]:
             result = []
             for (left, right), r in zip(parts, residual[:-1], strict=True):
                 m, n, *kernel = r.shape
-                rows = left @ r.transpose(0, 2, 3, 1).reshape(-1, n) @ right
+                rows = left(r.transpose(0, 2, 3, 1).reshape(-1, n)) @ right
                 result.append(rows.reshape(m, *kernel, n).transpose(0, 3, 1, 2))
             r = residual[-1]
             return [*result, (r.reshape(len(r), -1) @ last).reshape(r.shape)]
@@ -163,6 +161,21 @@ class Chain:
         for i in range(len(w) - 2, 0, -1):
             result.append(composition.compose(result[-1], w[i], self.form.stages[i].strides))
         return result[::-1]
+
+    def _shifts(self, after: Array, weight: Array, i: int, metric: Metric) -> Callable[[Array], Array]:
+        """Apply the inverse of S^T (I (x) B) S to rows (M taps, n), S the shifts of what comes after stage i."""
+        kernel, step = self.form.window.kernel, self.form.steps()[i]
+        if after.shape[2:] == (1, 1):  # one shift: S^T (I (x) B) S = U^T U (x) B
+            flat = after[..., 0, 0]
+            outer = _inverse(flat.T @ flat)
+            taps = _inverse(metric.window(kernel, weight.shape[2:], step))
+            return lambda rows: _by_parts(outer, taps, rows)
+        shifts = composition.unit_kernels(len(weight), weight.shape[2:])
+        spread = composition.compose(after, shifts, self.form.stages[i].strides)
+        flat = spread.reshape(*spread.shape[:2], -1)
+        spatial = metric.window(kernel, spread.shape[2:], step)
+        whole = _inverse(np.tensordot(flat @ spatial, flat, ((0, 2), (0, 2))))
+        return lambda rows: whole @ rows
 
     def _filtered(self, before: Array, metric: Metric) -> Array:
         """The channel covariance after these filters."""
@@ -213,9 +226,16 @@ class Canonical:
         return (w[0] / d, w[1] / b, w[2] * (d * b).reshape(1, -1, 1, 1))
 
 
+def _by_parts(outer: Array, inner: Array, rows: Array) -> Array:
+    """(outer (x) inner) rows."""
+    cube = rows.reshape(len(outer), len(inner), -1)
+    found: Array = np.einsum("mn,kl,nlc->mkc", outer, inner, cube, optimize=True)
+    return found.reshape(rows.shape)
+
+
 def _inverse(matrix: Array) -> Array:
-    """Of a positive semidefinite matrix, with a little ridge."""
-    return np.asarray(np.linalg.inv(ridge(matrix, 1e-7)))
+    """Of a positive semidefinite matrix, with a little ridge, in single precision."""
+    return np.asarray(np.linalg.inv(ridge(matrix, 1e-7)), dtype=np.float32)
 
 
 def _definite(matrix: Array) -> Array:

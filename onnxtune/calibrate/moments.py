@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
+"""float64, but for the solver's directions."""
 
 MOST_COLUMNS = 4608
 """A full covariance of this many columns takes 170 MB. Beyond it, use covariance.kronecker on sampled rows."""
