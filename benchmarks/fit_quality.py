@@ -141,7 +141,7 @@ def _held(layer: Layer, factors: Factors) -> float:
 
 def markdown(results: list[dict[str, Any]]) -> str:
     lines = [
-        "Relative error on held-out patches; the smaller of each pair of fits in bold. Seconds of CPU time for the fit.",
+        "Relative error on held-out patches; the smallest in bold. Seconds: CPU time of the fit with data.",
         "",
         "| model | layer | form | mid | MACs x | without data | with its mean | with data | s |",
         "|---|---|---|---|---|---|---|---|---|",

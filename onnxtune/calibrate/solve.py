@@ -25,6 +25,9 @@ from onnxtune.calibrate.models import Metric, Model, Weights, model_of
 from onnxtune.calibrate.moments import Array, Moments
 from onnxtune.calibrate.starts import starts
 
+PATIENCE = 3
+"""Canonical forms cross flat places."""
+
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
@@ -79,7 +82,7 @@ def fit(
 ) -> Fitted:
     """The form with `mid` channels between its stages that does best what weight (O, C, *kernel) and bias do.
 
-    Stops after `iterations`, or when one of them lowers the relative error by less than `tolerance` of itself.
+    Stops after `iterations`, or when PATIENCE in a row each lower the relative error by less than `tolerance` of it.
     """
     out, channels, *kernel = weight.shape
     full = None if moments is None else with_ridge(moments.xx, ridge)
@@ -144,14 +147,15 @@ def _minimise(
     model: Model, point: _Point, problem: _Problem, iterations: int, steps: int, tolerance: float
 ) -> tuple[_Point, list[float]]:
     history = [point.error]
+    slow = 0
     for _ in range(iterations):
         better = _step(model, point, problem, steps)
         if better is None:
             break
         history.append(better.error)
-        done = better.error > (1 - 2 * tolerance) * point.error
+        slow = slow + 1 if better.error > (1 - 2 * tolerance) * point.error else 0
         point = better
-        if done:
+        if slow == PATIENCE:
             break
     return point, history
 

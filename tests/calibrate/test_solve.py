@@ -120,7 +120,7 @@ def test_bound_on_exact_stacks(mid: int, exact: bool) -> None:
     """5x5 = 3x3 after 3x3 with 6 channels needs 9 (m 6) 2 - m^2 >= 25 36: m >= 9.1."""
     weight, bias = weights(6, 6, 5)
     form = forms.stack(FIVE, [(3, 3), (3, 3)])
-    found = fit(form, weight, bias, None, (mid,), iterations=60, tolerance=1e-4, steps=60)
+    found = fit(form, weight, bias, None, (mid,), iterations=30, tolerance=1e-4, steps=40)
     assert (found.rel_error < 1e-6) is exact
     assert found.rel_error < 2e-2
 
