@@ -20,6 +20,7 @@ import numpy as np
 import scipy.linalg
 
 from onnxtune.calibrate.covariance import ridge as with_ridge
+from onnxtune.calibrate.covariance import suggested_ridge
 from onnxtune.calibrate.forms import Factors, Form, composed
 from onnxtune.calibrate.models import Metric, Model, Weights, model_of
 from onnxtune.calibrate.moments import Array, Moments
@@ -74,7 +75,7 @@ def fit(
     moments: Moments | None,
     mid: Sequence[int],
     *,
-    ridge: float = 1e-2,
+    ridge: float | None = None,
     iterations: int = 25,
     steps: int = 12,
     tolerance: float = 2e-3,
@@ -82,10 +83,14 @@ def fit(
 ) -> Fitted:
     """The form with `mid` channels between its stages that does best what weight (O, C, *kernel) and bias do.
 
+    `ridge`: None for what Ledoit and Wolf's shrinkage suggests (0.4 at an eighth as many rows as columns, 0.004
+    at 24 times as many). Data-free without moments: then the bias stays as it is.
     Stops after `iterations`, or when PATIENCE in a row each lower the relative error by less than `tolerance` of it.
     """
     out, channels, *kernel = weight.shape
-    full = None if moments is None else with_ridge(moments.xx, ridge)
+    full = None
+    if moments is not None:
+        full = with_ridge(moments.xx, suggested_ridge(moments) if ridge is None else ridge)
     target = weight.reshape(out, -1)
     if moments is not None and full is not None:
         target = target + scipy.linalg.solve(full, (moments.yx - target @ moments.xx).T, assume_a="pos").T
