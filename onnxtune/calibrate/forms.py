@@ -132,6 +132,15 @@ def composed(form: Form, weights: Sequence[Array]) -> Array:
     return kernel
 
 
+def amplification(factors: Factors) -> float:
+    """How much larger than the kernel itself the terms are that add up to it: 1 without any cancellation.
+
+    Rounding errors of the stages grow by it, so do sums in half precision.
+    """
+    terms = composed(factors.form, [np.abs(w) for w in factors.weights])
+    return float(terms.sum() / max(float(np.abs(compose(factors)).sum()), np.finfo(float).tiny))
+
+
 def unfitted(form: Form, shape: Shape, mid: Sequence[int], random: np.random.Generator) -> Factors:
     """Random weights of the right shapes and size, to measure what the form costs."""
     shapes = form.shapes(shape, mid)
