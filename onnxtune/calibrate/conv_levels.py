@@ -12,6 +12,7 @@ from onnxtune.calibrate.evidence import Evidence, too_large
 from onnxtune.calibrate.forms import Factors, Form, unfitted
 from onnxtune.calibrate.layer import Layer, conv_layer
 from onnxtune.calibrate.level import Fitted, Level
+from onnxtune.calibrate.relu import refit_for_relu
 from onnxtune.channels.cost import Target
 from onnxtune.convolution import add_conv
 from onnxtune.costs import macs, total_macs
@@ -89,7 +90,12 @@ def _level(facts: Facts, rule: str, layer: Layer, form: Form, mid: tuple[int, ..
         found = solve.fit(
             form, layer.kernel, layer.bias, evidence.moments, mid, iterations=iterations, seed=evidence.seed
         )
-        return Fitted(build(found.factors), found.rel_error)
+        factors = found.factors
+        if layer.rectified and not rough:
+            half = len(evidence.x) // 2  # one half to fit, one to tell whether it helped
+            rows, held_out = (evidence.x[:half], evidence.y[:half]), (evidence.x[half:], evidence.y[half:])
+            factors = refit_for_relu(factors, rows, held_out)
+        return Fitted(build(factors), found.rel_error)
 
     random = build(unfitted(form, shape, mid, np.random.default_rng(0)))
     full = layer.weight.size * size[0] * size[1]
