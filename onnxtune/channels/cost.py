@@ -5,6 +5,7 @@ padding both channel axes to multiples of B by itself, but only if
 
     group 1:    C_in < B or C_in is a multiple of 4
     depthwise:  C is a multiple of 4
+    groups:     C_in and C_out of one group are multiples of B
 
 Otherwise it unfolds the input and calls a matrix product: no rounding up of channels, but slower per
 multiplication (SLOWNESS), and very much slower for depthwise convolutions (DEPTHWISE). On CUDA, tensor
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxtune.channels.contracting import is_depthwise
+from onnxtune.channels.contracting import is_depthwise, sums
 from onnxtune.channels.flow import Channels
 from onnxtune.costs import macs
 from onnxtune.facts import Node
@@ -41,7 +42,7 @@ Sizes = Mapping[int, int]
 
 @dataclass(frozen=True)
 class Width:
-    """Length of axis 1 of a tensor: `size` now, plus `grows` for each pad channel of a run."""
+    """Number of channels of a tensor: `size` now, plus `grows` for each pad channel of a run."""
 
     size: int
     grows: tuple[tuple[int, int], ...]
@@ -59,10 +60,8 @@ class Term:
     out: Width
     unit: float
     blocked: bool
-
-    @property
-    def depthwise(self) -> bool:
-        return self.node.is_op("Conv", "ConvTranspose") and is_depthwise(self.node)
+    depthwise: bool
+    group: int
 
     def macs(self, extra: Mapping[int, int]) -> float:
         into = 1 if self.depthwise else self.into.under(extra)
@@ -113,12 +112,13 @@ class Costs:
         if not amount or node.outputs[0] not in self.channels.axes:
             return None
         facts, into, out = self.channels.facts, self._width(node.input(0)), self._width(node.outputs[0])
-        if into is None or out is None:
+        depthwise = node.is_op("Conv", "ConvTranspose") and is_depthwise(node, facts)
+        if into is None or out is None or not (depthwise or sums(node, facts, self.channels.axes.get(node.input(0)))):
             return None
-        grouped = node.is_op("Conv", "ConvTranspose") and is_depthwise(node)
-        unit = amount / (out.size * (1 if grouped else into.size))
+        unit = amount / (out.size * (1 if depthwise else into.size))
         blocked = node.is_op("Conv") and facts.dtype(node.input(0)) == np.float32
-        return Term(node, into, out, unit, blocked and len(facts.shape(node.input(0)) or ()) == 4)
+        blocked = blocked and len(facts.shape(node.input(0)) or ()) == 4
+        return Term(node, into, out, unit, blocked, depthwise, node.attribute("group", 1))
 
     def _width(self, tensor: str) -> Width | None:
         axis = self.channels.axes.get(tensor)
@@ -131,6 +131,7 @@ class Costs:
         into, out = term.into.under(extra), term.out.under(extra)
         if self.target.provider == "cuda":
             step = self.target.multiple(self.half)
+            step *= 1 if term.depthwise else term.group
             fits = out % step == 0 and (term.depthwise or into % step == 0)
             return term.macs(extra) if fits else UNALIGNED * term.unit * out * (1 if term.depthwise else into)
         block = self.target.block
@@ -139,6 +140,8 @@ class Costs:
             if blocked and out % 4 == 0:
                 return DEPTHWISE_BLOCKED * term.unit * rounded(out, block)
             return DEPTHWISE * term.unit * out
+        if term.group > 1:
+            blocked = blocked and into % (term.group * block) == out % (term.group * block) == 0
         if blocked and (into < block or into % 4 == 0):
             return term.unit * (into if into < block else rounded(into, block)) * rounded(out, block)
         slow = term.blocked and max(term.node.attribute("kernel_shape", [3])) > 1

@@ -3,7 +3,8 @@
     y[r] = bias[r] + sum_c (w[r, starts[c] : starts[c + 1]] applied to channel c)
 
 A convolution has one weight per tap and channel; after Flatten a channel has as many columns as its map
-has elements. Depthwise convolutions are not meant here.
+has elements. In a convolution in groups the columns are those of the row's own group. Depthwise convolutions
+are not meant here, nor are weights that are stored as integers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.channels.axis import Integers
-from onnxtune.channels.contracting import is_depthwise
+from onnxtune.channels.contracting import sums
 from onnxtune.channels.flow import Channels
 from onnxtune.facts import Node
 from onnxtune.fragment import Builder
@@ -42,6 +43,7 @@ class Linear:
     bias: Vector
     uniform: bool
     shape: tuple[int, ...]
+    group: int = 1
 
     @property
     def w(self) -> Vector:
@@ -51,6 +53,10 @@ class Linear:
     @cached_property
     def uses(self) -> NDArray[np.bool_]:
         """(rows, channels): is any weight other than 0?"""
+        if self.group > 1:
+            own = np.logical_or.reduceat(self.stored != 0, self.starts, axis=1)
+            groups = np.eye(self.group, dtype=bool).repeat(len(own) // self.group, 0).repeat(own.shape[1], 1)
+            return np.asarray(np.tile(own, self.group) & groups)
         if np.count_nonzero(self.stored) == self.stored.size and self.alpha:
             return np.ones((len(self.stored), len(self.starts)), bool)
         return np.asarray(np.logical_or.reduceat(self.stored != 0, self.starts, axis=1)) & (self.alpha != 0)
@@ -58,6 +64,10 @@ class Linear:
     def shares(self, values: Vector) -> Vector:
         """(rows,): what channels with constant values add to the rows; channels with 0 are not looked at."""
         total = np.zeros(len(self.stored))
+        if self.group > 1:
+            taps = np.add.reduceat(self.stored, self.starts, axis=1, dtype=np.float64)
+            grouped = taps.reshape(self.group, -1, len(self.starts)) @ values.reshape(self.group, -1, 1)
+            return np.asarray(self.alpha * grouped.ravel())
         for c in np.flatnonzero(values).tolist():
             total += self.alpha * values[c] * self.stored[:, self.columns(c)].sum(axis=1, dtype=np.float64)
         return total
@@ -78,8 +88,8 @@ class Linear:
         return str(new.MatMul(x, values.T) if stored is None else new.Gemm(x, values.T, stored))
 
     def _as_kernel(self, w: NDArray[Any]) -> NDArray[Any]:
-        taps = w.reshape(w.shape[0], len(self.starts), -1)
-        taps = taps.swapaxes(0, 1) if self.node.op_type == "ConvTranspose" else taps
+        taps = w.reshape(self.group, -1, len(self.starts), w.shape[1] // len(self.starts))
+        taps = taps.swapaxes(1, 2) if self.node.op_type == "ConvTranspose" else taps
         return taps.reshape(self.shape)
 
 
@@ -87,23 +97,28 @@ def layers(channels: Channels) -> list[Node]:
     """Nodes that sum over channels, in order."""
     facts = channels.facts
     found = [n for n in facts.nodes if n.is_op(*LAYERS) and n.key not in channels.barriers]
-    return [n for n in found if not (n.is_op("Conv", "ConvTranspose") and is_depthwise(n))]
+    return [n for n in found if sums(n, facts, channels.axes.get(n.input(0)))]
 
 
 def linear(channels: Channels, node: Node) -> Linear | None:
-    """The node of `layers` in the common form; None where it has a bias per row of the batch."""
+    """The node of `layers` in the common form; None for quantised weights and where it has a bias per row of
+    the batch."""
     facts, axis = channels.facts, channels.axes.get(node.input(0))
     stored = facts.constant(node.input(1))
-    assert stored is not None, "trace has proved that the weights are constant"
+    if stored is None or (node.input(2) and not facts.is_constant(node.input(2))):
+        return None
     given = facts.constant(node.input(2)) if node.input(2) else None
     w = stored
     if node.is_op("Conv", "ConvTranspose"):
-        w = w.swapaxes(0, 1) if node.op_type == "ConvTranspose" else w
+        group = node.attribute("group", 1)
+        if node.op_type == "ConvTranspose":
+            w = w.reshape(group, -1, *w.shape[1:]).swapaxes(1, 2)
+            w = w.reshape(-1, *w.shape[2:])
         rows, into = w.shape[:2]
         bias = np.zeros(rows) if given is None else given.astype(np.float64)
         uniform = node.op_type == "Conv" and not is_padded(node)
         starts = _starts(np.full(into, w[0, 0].size))
-        return Linear(node, w.reshape(rows, -1), 1.0, starts, bias, uniform, stored.shape)
+        return Linear(node, w.reshape(rows, -1), 1.0, starts, bias, uniform, stored.shape, group)
     if not (node.is_op("Gemm") and node.attribute("transB", 0)):
         w = w.T
     alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)

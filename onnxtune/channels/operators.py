@@ -21,6 +21,11 @@ from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
 
 UNKNOWN = "the number of channels is not known"
+ELSEWHERE = "the channels lie along another axis"
+
+
+Change = tuple[int, Integers | None]
+"""An axis of a weight, and how it is made from the old one (see Axis.source)."""
 
 
 class Trace:
@@ -30,31 +35,67 @@ class Trace:
         self.facts = facts
         self.axes: dict[str, Axis] = {}
         self.equal: list[tuple[Integers, Integers]] = []
+        self.tied: list[tuple[Integers, Integers, int]] = []
         self.pinned: list[tuple[Integers, str]] = []
+        self.held: list[tuple[Integers, str]] = []
         self.barriers: set[str] = set()
         self.count = 0
+        self._unknown: dict[str, str] = {}
 
     def axis(self, tensor: str) -> Axis | None:
         return self.axes.get(tensor)
 
-    def fresh(self, size: int) -> Axis:
+    def along(self, tensor: str, dim: int) -> Axis | None:
+        """The axis of a tensor if it is this one. Where nothing is known, any axis may be taken for it."""
+        axis = self.axes.get(tensor)
+        if axis is not None and axis.dim != dim and tensor in self._unknown:
+            del self.axes[tensor]
+            self.unknown(tensor, self._unknown[tensor], dim)
+            axis = self.axes.get(tensor)
+        return axis if axis is not None and axis.dim == dim else None
+
+    def unknown(self, tensor: str, reason: str, dim: int = 1) -> None:
+        """Nothing is known of the channels of a tensor but their number: they must stay."""
+        size = length(self.facts, tensor, dim)
+        if size:
+            self.axes[tensor] = self.fresh(size, dim)
+            self.pin(self.axes[tensor], reason)
+            self._unknown[tensor] = reason
+
+    def is_unknown(self, tensor: str) -> bool:
+        return tensor in self._unknown
+
+    def fresh(self, size: int, dim: int = 1) -> Axis:
         """An axis of new channels."""
         self.count += size
-        return Axis(np.arange(self.count - size, self.count), np.ones(size, np.int64))
+        return Axis(np.arange(self.count - size, self.count), np.ones(size, np.int64), dim)
 
     def unite(self, a: Axis, b: Axis) -> None:
         """The channels of both axes are the same ones, in order. Their blocks must be equal."""
         self.equal.append((a.ids, b.ids))
 
+    def tie(self, big: Axis, small: Axis, before: int, after: int) -> None:
+        """The big axis, cut into (before, channels of the small one, after), changes along the middle alone."""
+        grid = big.ids.reshape(before, len(small.ids), after)
+        middle = np.broadcast_to(small.ids[:, None], grid.shape)
+        for part, factor in ((np.s_[..., :-1], 0), (np.s_[..., -1], after)):
+            if grid[part].size:
+                self.tied.append((middle[part].ravel(), grid[part].ravel(), factor))
+
     def pin(self, axis: Axis, reason: str) -> None:
+        """The channels stay, and no pads come behind them."""
         self.pinned.append((axis.ids, reason))
+
+    def hold(self, axis: Axis, reason: str) -> None:
+        """The channels stay, though pads may come behind them."""
+        self.held.append((axis.ids, reason))
 
 
 class Pads:
     """Ranges of the pad channels of the tensors seen so far."""
 
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
+    def __init__(self, facts: Facts, axes: Mapping[str, Axis]) -> None:
+        self.facts, self.axes = facts, axes
         self.ranges: dict[str, Range] = {}
 
     def of(self, tensor: str) -> Range:
@@ -74,7 +115,7 @@ class Edit:
         return self._axes[tensor]
 
     def source(self, tensor: str) -> Integers | None:
-        """How axis 1 of the tensor is made from the old one; None when it does not change."""
+        """How the channel axis of the tensor is made from the old one; None when it does not change."""
         axis = self._axes.get(tensor)
         if axis is None:
             return None
@@ -84,7 +125,7 @@ class Edit:
         return self._sources[id(axis)]
 
     def width(self, tensor: str) -> int:
-        """New length of axis 1."""
+        """New length of the channel axis."""
         source = self.source(tensor)
         return self._axes[tensor].size if source is None else len(source)
 
@@ -93,7 +134,7 @@ class Edit:
         assert value is not None, f"trace has proved that '{tensor}' is constant"
         return value
 
-    def taken(self, tensor: str, *changes: tuple[int, Integers | None], fill: float = 0.0) -> str | NDArray[Any]:
+    def taken(self, tensor: str, *changes: Change, fill: float = 0.0) -> str | NDArray[Any]:
         """A constant with some axes rearranged: its own name where nothing changes, else new values."""
         if not tensor or all(source is None for _, source in changes):
             return tensor
@@ -134,21 +175,29 @@ class Operator(Protocol):
 class SameLayout:
     """Each output channel is made from the same input channel alone: the output has the input's axis."""
 
+    anywhere = True
+    """False: the operator takes axis 1 for the channels."""
+
     def refuses(self, node: Node, trace: Trace) -> str | None:
         """Why this node is a barrier after all."""
         return None
 
     def trace(self, node: Node, trace: Trace) -> str | None:
-        axis = trace.axis(node.input(0))
+        axis = trace.axis(node.input(0)) if self.anywhere else trace.along(node.input(0), 1)
         if axis is None:
-            return UNKNOWN
+            return UNKNOWN if trace.axis(node.input(0)) is None else ELSEWHERE
         problem = self.refuses(node, trace) or extra_outputs(node, trace.facts)
         if problem:
             return problem
-        if trace.facts.channels(node.outputs[0]) not in (axis.size, None):
+        dim = self.moved(node, axis, trace.facts)
+        if length(trace.facts, node.outputs[0], dim) not in (axis.size, None):
             return "its output has another number of channels"
-        trace.axes[node.outputs[0]] = axis
+        trace.axes[node.outputs[0]] = axis.at(dim)
         return None
+
+    def moved(self, node: Node, axis: Axis, facts: Facts) -> int:
+        """Which axis of the output holds the channels."""
+        return axis.dim
 
     def pads(self, node: Node, pads: Pads) -> Range | str:
         return pads.of(node.input(0))
@@ -172,6 +221,13 @@ def integers(facts: Facts, node: Node, attribute: str, position: int) -> list[in
         return []
     constant = facts.constant(node.input(position))
     return None if constant is None else [int(v) for v in constant.ravel()]
+
+
+def length(facts: Facts, tensor: str, dim: int) -> int | None:
+    """Size of an axis when it is a known number."""
+    shape = facts.shape(tensor)
+    size = shape[dim] if shape is not None and 0 <= dim < len(shape) else None
+    return size if isinstance(size, int) else None
 
 
 def rank(facts: Facts, tensor: str) -> int | None:

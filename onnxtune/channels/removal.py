@@ -137,6 +137,9 @@ def _carriers(found: Plan) -> set[int]:
         spared = found.spared(layer)
         if layer.uniform or not spared.any():
             continue
+        if layer.group > 1:
+            missing.update(found.ids(layer)[spared].tolist())  # no channel can carry those of another group
+            continue
         ids, size = found.ids(layer), np.abs(np.nan_to_num(found.values[layer.node.input(0)]))
         largest = int(np.argmax(np.where(spared, size, 0.0)))
         able = np.where(found.kept[ids], size, 0.0)
@@ -191,7 +194,8 @@ def without_constant_operands(state: State, label: str) -> State:
             others = [n for i, n in enumerate(node.inputs) if i != position]
             y = new.Identity(others[0]) if len(others) == 1 else new.copy(node.proto, others)[0]
         else:
-            array = x.astype(facts.dtype(node.outputs[0])).reshape(-1, *(1,) * ((facts.rank(node.outputs[0]) or 2) - 2))
+            behind = (facts.rank(node.outputs[0]) or 2) - 1 - channels.axes[node.outputs[0]].dim
+            array = x.astype(facts.dtype(node.outputs[0])).reshape(-1, *(1,) * behind)
             y = new.copy(node.proto, [array if i == position else n for i, n in enumerate(node.inputs)])[0]
         fragments.append((frozenset({node.key}), new.finish({node.outputs[0]: y})))
     return state.replaced(fragments)
@@ -205,7 +209,7 @@ def _constant_operand(channels: Channels, values: Mapping[str, Vector], node: No
     if len(node.inputs) < 2 or not channels.axes[node.outputs[0]].plain:
         return None
     shape = facts.shape(node.outputs[0])
-    roles = [operand(facts, node, n) for n in node.inputs]
+    roles = [operand(facts, node, n, channels.axes[node.outputs[0]].dim) for n in node.inputs]
     for i, name in enumerate(node.inputs):
         if roles[i] != "channels" or np.isnan(values[name]).any():
             continue

@@ -2,7 +2,8 @@
 
 The region is every node that reads or makes a tensor whose channels change. Such a tensor is seen by
 nobody else (graph outputs and barriers are pinned), so all tensors visible outside keep their shapes.
-Nodes that pick height and width out of a Shape belong to it too: the list of sizes itself changes.
+Nodes that pick height and width out of a Shape belong to it too: the list of sizes itself changes. So do
+the DequantizeLinear of its weights, which are written anew with them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Collection, Mapping
 from onnxtune.channels.axis import Integers
 from onnxtune.channels.flow import Channels
 from onnxtune.channels.operators import Edit
+from onnxtune.channels.quantized import stored
+from onnxtune.channels.reshaping import followers
 from onnxtune.channels.table import operator
 from onnxtune.fragment import Builder
 from onnxtune.proposal import Fragment
@@ -30,9 +33,12 @@ def resize_named(
     facts = channels.facts
     edit = Edit(facts, channels.axes, counts, Builder("", (), facts.opset))
     region = [n for n in facts.nodes if any(edit.source(t) is not None for t in (*n.inputs, *n.outputs))]
-    pickers = {reader.key for n in region if n.is_op("Shape") for reader in facts.consumers(n.outputs[0])}
+    pickers = {key for n in region if n.is_op("Shape") for key in followers(facts, n)}
     keys = frozenset({n.key for n in region} | pickers)
-    region = [n for n in facts.nodes if n.key in keys]
+    weights = {w.key for n in region for i in n.inputs if (w := stored(facts, i)) is not None}
+    weights = {k for k in weights if all(r.key in keys for r in facts.consumers(k)) and not facts.is_output(k)}
+    keys |= weights
+    region = [n for n in facts.nodes if n.key in keys and n.key not in weights]
     edit.new = Builder(f"{min(keys)}/{label}", facts.names | set(taken), facts.opset)
     visible: dict[str, str] = {}
     for node in region:

@@ -1,0 +1,141 @@
+"""The channel engine on random networks of all its operators: any classes padded, any dead channels removed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+sys.path.insert(0, str(Path(__file__).parent / "rules"))
+
+from channel_graphs import Draw, network
+
+from onnxtune.apply import apply
+from onnxtune.channels.axis import Integers
+from onnxtune.channels.flow import Channels, analyse
+from onnxtune.channels.linear import layers
+from onnxtune.channels.resized import resize
+from onnxtune.facts import Facts
+from onnxtune.model import Model
+from onnxtune.proposal import Proposal
+from onnxtune.sizes import bind
+
+LEVELS = (
+    onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+)
+WIDE = settings(
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+def outputs(proto: onnx.ModelProto, x: NDArray[Any], level: Any) -> list[NDArray[Any]]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = level
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(v) for v in session.run(None, {"x": x})]
+
+
+def assert_same(before: onnx.ModelProto, after: onnx.ModelProto, draw: Draw) -> None:
+    onnx.checker.check_model(after, full_check=True)
+    batch, *sizes = (d.dim_value for d in before.graph.input[0].type.tensor_type.shape.dim)
+    rng = np.random.default_rng(draw(st.integers(0, 9)))
+    x = rng.standard_normal((batch or draw(st.integers(1, 3)), *sizes)).astype(np.float32)
+    for level in LEVELS:
+        for want, have in zip(outputs(before, x, level), outputs(after, x, level), strict=True):
+            assert want.shape == have.shape
+            np.testing.assert_allclose(have, want, rtol=0, atol=1e-4 * max(1.0, float(np.abs(want).max(initial=0))))
+
+
+def resized(channels: Channels, counts: Integers) -> onnx.ModelProto:
+    removes, fragment = resize(channels, counts, "resize")
+    return apply(channels.facts.model, [Proposal("resize", "", removes, fragment)]).proto
+
+
+def analysed(proto: onnx.ModelProto) -> Channels:
+    model = Model(proto)
+    return analyse(Facts(model, bind(model).sizes))
+
+
+@WIDE
+@given(data=st.data())
+def test_any_classes_can_be_padded(data: st.DataObject) -> None:
+    proto = network(data.draw)
+    channels = analysed(proto)
+    free = [r for r in channels.runs if not r.reason]
+    sizes = {r.index: r.size + data.draw(st.integers(1, 4)) for r in free if data.draw(st.integers(0, 3))}
+    if sizes:
+        assert_same(proto, resized(channels, channels.padded(sizes)), data.draw)
+
+
+@WIDE
+@given(data=st.data())
+def test_pads_can_come_behind_any_channel(data: st.DataObject) -> None:
+    """Not only behind the last of a class."""
+    proto = network(data.draw)
+    channels = analysed(proto)
+    counts = np.ones(channels.count, np.int64)
+    for run in channels.runs:
+        if not run.reason and data.draw(st.booleans()):
+            counts[run.last] += data.draw(st.integers(0, 2))
+    if (counts != 1).any():
+        assert_same(proto, resized(channels, counts), data.draw)
+
+
+@WIDE
+@given(data=st.data())
+def test_any_dead_channels_can_be_removed(data: st.DataObject) -> None:
+    """Channels become dead by zero weights in all layers that read them."""
+    proto = network(data.draw)
+    channels = analysed(proto)
+    counts = np.ones(channels.count, np.int64)
+    free = np.flatnonzero(channels.held == 0)
+    for i in free.tolist():
+        counts[i] = data.draw(st.sampled_from([0, 1, 1]))
+    for axis in channels.axes.values():
+        counts[axis.ids[0]] = max(counts[axis.ids[0]], int((counts[axis.ids] == 0).all()))
+    if (counts == 1).all():
+        return
+    dead = without_weights(channels, counts)
+    pads = {r.index: r.size + 1 for r in channels.runs if not r.reason and counts[r.last] and data.draw(st.booleans())}
+    both = np.where(counts > 0, channels.padded(pads), 0)
+    assert_same(dead, resized(analysed(dead), both), data.draw)
+
+
+def without_weights(channels: Channels, counts: Integers) -> onnx.ModelProto:
+    """The model with zeros for the channels that are to go, in the weights of all layers that read them."""
+    facts = channels.facts
+    proto = onnx.ModelProto()
+    proto.CopyFrom(facts.model.proto)
+    stored = {i.name: i for i in proto.graph.initializer}
+    for node in layers(channels):
+        axis = channels.axes.get(node.input(0))
+        if axis is None:
+            continue
+        gone = np.repeat(counts[axis.ids] == 0, axis.blocks)
+        name, zero = node.input(1), np.zeros(())
+        maker = facts.producer(name)
+        if maker is not None:
+            name, zero = maker.input(0), numpy_helper.to_array(stored[maker.input(2)])
+        w = numpy_helper.to_array(stored[name]).copy()
+        along = 0 if node.op_type in ("ConvTranspose", "MatMul") else 1
+        if node.op_type == "Gemm":
+            along = 1 if node.attribute("transB", 0) else 0
+        group = node.attribute("group", 1)
+        gone = gone if node.op_type == "ConvTranspose" else gone[: len(gone) // group]
+        if zero.ndim:
+            own = maker.attribute("axis", 1) if maker is not None else 0
+            zero = zero.reshape([-1 if a == own else 1 for a in range(w.ndim)])
+        shape = [-1 if a == along else 1 for a in range(w.ndim)]
+        stored[name].CopyFrom(numpy_helper.from_array(np.where(gone.reshape(shape), zero.astype(w.dtype), w), name))
+    return proto
