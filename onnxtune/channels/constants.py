@@ -184,7 +184,7 @@ def _unary(facts: Facts, node: Node, x: Vector) -> Vector:
 
 _MAPS = (
     "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceMin",
-    "Transpose", "Flatten", "Reshape", "Squeeze", "Unsqueeze",
+    "Transpose", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Expand",
 )  # fmt: skip
 """They keep any constant map."""
 

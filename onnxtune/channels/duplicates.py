@@ -39,7 +39,7 @@ CLOSE = 1e-5
 HOMOGENEOUS = (
     "Relu", "LeakyRelu", "Abs", "Neg", "Resize", "Upsample", "Transpose", "MaxPool", "AveragePool", "GlobalMaxPool",
     "GlobalAveragePool", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "Flatten", "Reshape",
-    "Squeeze", "Unsqueeze",
+    "Squeeze", "Unsqueeze", "Expand",
 )  # fmt: skip
 """f(a x) = a f(x) for a > 0."""
 

@@ -69,8 +69,8 @@ def _weights(count: int, ties: Sequence[Tie]) -> Integers:
         found, wanted, fits = {start: Fraction(1)}, [start], True
         while wanted:
             here = wanted.pop()
-            for other, factor in around[here]:
-                weight = found[here] * factor
+            for other, share in around[here]:
+                weight = found[here] * share
                 if other not in found:
                     found[other] = weight
                     wanted.append(other)

@@ -33,7 +33,7 @@ class Linear:
     channel; bias: (rows,).
 
     `uniform`: a constant channel gives the same value at every place of the output, since no zeros
-    are put around it. `shape`: of the weights as the model has them.
+    are put around it. `shape`: of the weights as the model has them. `stacked`: a product of several matrices.
     """
 
     node: Node
@@ -44,6 +44,7 @@ class Linear:
     uniform: bool
     shape: tuple[int, ...]
     group: int = 1
+    stacked: bool = False
 
     @property
     def w(self) -> Vector:
@@ -85,7 +86,10 @@ class Linear:
         if node.op_type == "Gemm":
             placed = values if node.attribute("transB", 0) else values.T
             return new.copy(node.proto, [x, placed, *([] if stored is None else [stored])], alpha=None, beta=None)[0]
-        return str(new.MatMul(x, values.T) if stored is None else new.Gemm(x, values.T, stored))
+        if stored is not None and not self.stacked:
+            return str(new.Gemm(x, values.T, stored))
+        y = new.MatMul(x, values.T)
+        return str(y if stored is None else new.Add(y, stored))
 
     def _as_kernel(self, w: NDArray[Any]) -> NDArray[Any]:
         taps = w.reshape(self.group, -1, len(self.starts), w.shape[1] // len(self.starts))
@@ -126,7 +130,8 @@ def linear(channels: Channels, node: Node) -> Linear | None:
         return None
     bias = np.zeros(len(w)) if given is None else np.broadcast_to(beta * given.astype(np.float64).ravel(), (len(w),))
     blocks = np.ones(w.shape[1], np.int64) if axis is None else axis.blocks
-    return Linear(node, w, alpha, _starts(blocks), bias, True, stored.shape)
+    stacked = (facts.rank(node.input(0)) or 2) > 2
+    return Linear(node, w, alpha, _starts(blocks), bias, True, stored.shape, stacked=stacked)
 
 
 def is_padded(node: Node) -> bool:

@@ -2,9 +2,9 @@
 
 Parameters with one value per channel are scattered; what stands at the pads keeps them finite:
 BatchNormalization scale 0, B 0, mean 0, variance 1 (the result is 0 whatever comes in); PRelu slope 0;
-constants of Add, Sub, Mul, Max, Min 0; constant divisors, bases and exponents 1. A constant or computed operand that is the
-same for all channels ([N, 1, H, W], scalars) is left alone; two computed operands with all channels
-(residual sums, squeeze-and-excitation gates [N, C, 1, 1]) have the same channels.
+constants of Add, Sub, Mul, Max, Min 0; constant divisors, bases and exponents 1. A constant or computed
+operand that is the same for all channels ([N, 1, H, W], scalars) is left alone; computed operands with all
+channels (residual sums, squeeze-and-excitation gates [N, C, 1, 1]) have the same channels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""QuantizeLinear and DequantizeLinear between layers, and weights that are stored as integers behind a DequantizeLinear.
+"""QuantizeLinear and DequantizeLinear between layers, and weights that are stored as integers before one.
 
 Per tensor they work on each element; with one scale per channel the scales of pads are 1 and their zero
 points 0. A weight W = (Q - zero point) * scale is rearranged as integers: pads hold the zero point, so that they are 0.

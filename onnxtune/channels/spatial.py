@@ -14,7 +14,7 @@ from onnxtune.channels.ranges import ANY, ZERO, Range, hull
 from onnxtune.facts import Facts, Node
 
 COMPUTED = "its axes are computed at run time"
-NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softplus", "Abs", "Exp", "Softmax")
+NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softplus", "Abs", "Exp")
 """Their results are at least 0."""
 
 

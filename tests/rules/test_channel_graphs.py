@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+from channel_graphs import Draw, network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-sys.path.insert(0, str(Path(__file__).parent / "rules"))
-
-from channel_graphs import Draw, network
 
 from onnxtune.apply import apply
 from onnxtune.channels.axis import Integers
@@ -26,15 +22,27 @@ from onnxtune.channels.resized import resize
 from onnxtune.facts import Facts
 from onnxtune.model import Model
 from onnxtune.proposal import Proposal
+from onnxtune.propose import propose
 from onnxtune.sizes import bind
+from onnxtune.testing import rule_named
 
 LEVELS = (
     onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
     onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 )
 WIDE = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "pad_channels": {"policy": "multiple:4", "min_channels": 1, "max_overhead": 1000.0},
+    "remove_dead_channels": {},
+    "merge_duplicate_channels": {},
+}
 
 
 def outputs(proto: onnx.ModelProto, x: NDArray[Any], level: Any) -> list[NDArray[Any]]:
@@ -76,20 +84,6 @@ def test_any_classes_can_be_padded(data: st.DataObject) -> None:
     sizes = {r.index: r.size + data.draw(st.integers(1, 4)) for r in free if data.draw(st.integers(0, 3))}
     if sizes:
         assert_same(proto, resized(channels, channels.padded(sizes)), data.draw)
-
-
-@WIDE
-@given(data=st.data())
-def test_pads_can_come_behind_any_channel(data: st.DataObject) -> None:
-    """Not only behind the last of a class."""
-    proto = network(data.draw)
-    channels = analysed(proto)
-    counts = np.ones(channels.count, np.int64)
-    for run in channels.runs:
-        if not run.reason and data.draw(st.booleans()):
-            counts[run.last] += data.draw(st.integers(0, 2))
-    if (counts != 1).any():
-        assert_same(proto, resized(channels, counts), data.draw)
 
 
 @WIDE
@@ -139,3 +133,34 @@ def without_weights(channels: Channels, counts: Integers) -> onnx.ModelProto:
         shape = [-1 if a == along else 1 for a in range(w.ndim)]
         stored[name].CopyFrom(numpy_helper.from_array(np.where(gone.reshape(shape), zero.astype(w.dtype), w), name))
     return proto
+
+
+@WIDE
+@given(data=st.data())
+def test_the_rules_keep_the_function(data: st.DataObject) -> None:
+    """Filters without weights (their channels are constant) and equal filters, in any convolution."""
+    proto = network(data.draw)
+    plant(proto, data.draw)
+    model = Model(proto)
+    facts = Facts(model, bind(model).sizes)
+    for rule, chosen in RULES.items():
+        proposals = [p for p in propose(facts, [rule_named(rule)], {rule: chosen}) if isinstance(p, Proposal)]
+        for proposal in proposals[:2]:
+            assert_same(proto, apply(model, [proposal]).proto, data.draw)
+
+
+def plant(proto: onnx.ModelProto, draw: Draw) -> None:
+    stored = {i.name: i for i in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type != "Conv" or node.input[1] not in stored or not draw(st.booleans()):
+            continue
+        w = numpy_helper.to_array(stored[node.input[1]]).copy()
+        rows = [i for i in range(len(w)) if draw(st.sampled_from([True, False, False]))]
+        if draw(st.booleans()):
+            w[rows] = 0.0
+        else:
+            w[rows] = w[rows[:1]]
+            bias = numpy_helper.to_array(stored[node.input[2]]).copy()
+            bias[rows] = bias[rows[:1]]
+            stored[node.input[2]].CopyFrom(numpy_helper.from_array(bias, node.input[2]))
+        stored[node.input[1]].CopyFrom(numpy_helper.from_array(w, node.input[1]))
