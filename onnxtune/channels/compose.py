@@ -12,6 +12,7 @@ from onnxtune.apply import apply
 from onnxtune.channels.axis import Integers
 from onnxtune.channels.flow import Channels
 from onnxtune.channels.linear import Linear, Vector
+from onnxtune.channels.operators import length
 from onnxtune.channels.resized import resize_named
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
@@ -61,9 +62,9 @@ class State:
         names = {t: renamed.get(now, now) for t, now in before.items()}
         return State(self.first, Facts(after, self.facts.sizes), names)
 
-    def width(self, tensor: str) -> int:
-        """How many channels a tensor of the first graph has now; 0 when it is gone."""
-        return self.facts.channels(self.names.get(tensor, tensor)) or 0
+    def width(self, tensor: str, dim: int = 1) -> int:
+        """How many channels (along `dim`) a tensor of the first graph has now; 0 when it is gone."""
+        return length(self.facts, self.names.get(tensor, tensor), dim) or 0
 
     def difference(self, also: Collection[str]) -> tuple[frozenset[str], Fragment]:
         """What leads from the first graph to this one: the keys to remove and the replacement.

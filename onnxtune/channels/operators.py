@@ -8,6 +8,7 @@ operator is a barrier: then its inputs keep their channels, and so do its output
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -40,17 +41,17 @@ class Trace:
         self.held: list[tuple[Integers, str]] = []
         self.barriers: set[str] = set()
         self.count = 0
-        self._unknown: dict[str, str] = {}
+        self._unknown: list[tuple[int, int, str]] = []
 
     def axis(self, tensor: str) -> Axis | None:
         return self.axes.get(tensor)
 
     def along(self, tensor: str, dim: int) -> Axis | None:
         """The axis of a tensor if it is this one. Where nothing is known, any axis may be taken for it."""
-        axis = self.axes.get(tensor)
-        if axis is not None and axis.dim != dim and tensor in self._unknown:
+        axis, reason = self.axes.get(tensor), self._why_unknown(tensor)
+        if axis is not None and axis.dim != dim and reason:
             del self.axes[tensor]
-            self.unknown(tensor, self._unknown[tensor], dim)
+            self.unknown(tensor, reason, dim)
             axis = self.axes.get(tensor)
         return axis if axis is not None and axis.dim == dim else None
 
@@ -60,10 +61,19 @@ class Trace:
         if size:
             self.axes[tensor] = self.fresh(size, dim)
             self.pin(self.axes[tensor], reason)
-            self._unknown[tensor] = reason
+            self._unknown.append((self.count - size, self.count, reason))
 
     def is_unknown(self, tensor: str) -> bool:
-        return tensor in self._unknown
+        """Has the tensor an axis for whose choice there was no ground?"""
+        return bool(self._why_unknown(tensor))
+
+    def _why_unknown(self, tensor: str) -> str:
+        axis = self.axes.get(tensor)
+        if axis is None or not len(axis.ids):
+            return ""
+        first = int(axis.ids[0])
+        place = bisect_right(self._unknown, first, key=lambda entry: entry[0]) - 1
+        return self._unknown[place][2] if place >= 0 and first < self._unknown[place][1] else ""
 
     def fresh(self, size: int, dim: int = 1) -> Axis:
         """An axis of new channels."""

@@ -242,10 +242,11 @@ def _growing(facts: Facts, node: Node, place: Place, made: list[Dim], dim: int) 
         return candidates[0]
     order = reader.attribute("perm") or list(range(len(made)))[::-1]
     last = next((r for r in facts.consumers(reader.outputs[0]) if r.is_op("Reshape")), None)
-    sizes = Reshape().sizes(facts, last) if last is not None else COMPUTED
-    if isinstance(sizes, str):
+    target = integers(facts, last, "shape", 1) if last is not None else None
+    if not target:
         return next((i for i in candidates if order.index(i) == 1), candidates[0])
     turned = [made[i] for i in order]
+    sizes = resolved(turned, target)
     back = [i for i in candidates if (to := placed(turned, sizes, order.index(i))) and to.first == to.last == dim]
     return max(back or candidates[:1], key=lambda i: int(made[i]))
 

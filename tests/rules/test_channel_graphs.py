@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-
 from onnxtune.apply import apply
 from onnxtune.channels.axis import Integers
 from onnxtune.channels.flow import Channels, analyse
