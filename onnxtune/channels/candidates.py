@@ -59,7 +59,7 @@ def _padded(state: State, provider: str, label: str) -> Iterator[State]:
         if not r.reason and r.tensor in old and costs.terms[r.index]:
             dim, tensor = channels.axes[r.tensor].dim, old[r.tensor]
             fewer = (length(state.first, tensor, dim) or 0) - state.width(tensor, dim)
-            most[r.index] = r.size + fewer // dict(channels.ends[r.tensor])[r.index]
+            most[r.index] = r.size + fewer // r.times
     runs = [channels.runs[i] for i in most]
     options = {i: [n for n in sizes if n <= most[i]] for i, sizes in aligned_options(costs, runs).items()}
     choices = [descend(costs, options, OVERHEAD), {}]

@@ -31,13 +31,15 @@ UNSEEN, END = -2, -1
 @dataclass(frozen=True)
 class Run:
     """Channels that are resized together. `tensor`: the first that holds them; `last`: identity of the
-    last channel; `reason`: why the run must stay as it is, "" when it may be resized."""
+    last channel; `reason`: why the run must stay as it is, "" when it may be resized; `times`: how many channels
+    of the tensor each one stands for (as many as there are groups in a convolution that reads it)."""
 
     index: int
     tensor: str
     size: int
     last: int
     reason: str
+    times: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,7 @@ def analyse(facts: Facts) -> Channels:
         trace.unknown(name, f"'{name}' is a graph input")
     for node in facts.nodes:
         _trace(node, trace)
+        trace.seen.update(node.inputs)
     for name in facts.outputs:
         if name in trace.axes:
             trace.pin(trace.axes[name], f"'{name}' is a graph output")
@@ -184,8 +187,9 @@ def _runs(axes: Mapping[str, Axis], count: int, pinned: Integers, reasons: list[
     for tensor, axis in axes.items():
         for found in dict.fromkeys(label[axis.ids].tolist()):
             if not seen[found]:
-                seen[found] = True
-                runs.append(Run(len(runs), tensor, int(sizes[found]), int(last[found]), reasons[pinned[last[found]]]))
+                seen[found], end = True, int(last[found])
+                times = int(axis.grows[axis.ids == end].sum()) or 1
+                runs.append(Run(len(runs), tensor, int(sizes[found]), end, reasons[pinned[end]], times))
     return runs
 
 

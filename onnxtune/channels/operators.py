@@ -30,7 +30,10 @@ Change = tuple[int, Integers | None]
 
 
 class Trace:
-    """Collects axes, equalities of channels, and channels that must stay as they are, with the reason."""
+    """Collects axes, equalities of channels, and channels that must stay as they are, with the reason.
+
+    `seen`: tensors that nodes before the present one have read.
+    """
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
@@ -40,6 +43,7 @@ class Trace:
         self.pinned: list[tuple[Integers, str]] = []
         self.held: list[tuple[Integers, str]] = []
         self.barriers: set[str] = set()
+        self.seen: set[str] = set()
         self.count = 0
         self._unknown: list[tuple[int, int, str]] = []
 
@@ -47,9 +51,9 @@ class Trace:
         return self.axes.get(tensor)
 
     def along(self, tensor: str, dim: int) -> Axis | None:
-        """The axis of a tensor if it is this one. Where nothing is known, any axis may be taken for it."""
+        """The axis of a tensor if it is this one. Where nothing is known, the first reader may choose it."""
         axis, reason = self.axes.get(tensor), self._why_unknown(tensor)
-        if axis is not None and axis.dim != dim and reason:
+        if axis is not None and axis.dim != dim and reason and tensor not in self.seen:
             del self.axes[tensor]
             self.unknown(tensor, reason, dim)
             axis = self.axes.get(tensor)

@@ -75,8 +75,8 @@ class Reduce(SameLayout):
 
     def edit(self, node: Node, edit: Edit) -> tuple[str, ...]:
         made = edit.copy(node)
-        axis = edit.axis(node.input(0))
-        if node.op_type != "ReduceMean" or axis.dim not in (self._axes(node, edit.facts) or []):
+        axis, changed = edit.axis(node.input(0)), edit.source(node.input(0)) is not None
+        if node.op_type != "ReduceMean" or not changed or axis.dim not in (self._axes(node, edit.facts) or []):
             return made
         factor = np.array(edit.width(node.input(0)) / axis.size, edit.facts.dtype(node.outputs[0]))
         return (str(edit.new.Mul(made[0], factor)),)

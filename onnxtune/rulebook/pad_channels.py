@@ -87,8 +87,8 @@ def _proposal(costs: Costs, sizes: Mapping[int, int], policy: str) -> Proposal:
     classes = [
         {
             "tensor": channels.runs[run].tensor,
-            "from": channels.runs[run].size,
-            "to": size,
+            "from": channels.runs[run].size * channels.runs[run].times,
+            "to": size * channels.runs[run].times,
             "extra_macs": costs.extra_macs({run: size}),
         }
         for run, size in sorted(sizes.items())

@@ -12,6 +12,7 @@ from nets import Net
 from onnx import numpy_helper
 from test_remove_dead_channels import ignore, mute, removed
 
+from onnxtune.proposal import Proposal
 from onnxtune.testing import assert_declines, assert_rewrites, said_by
 
 ALL = {"policy": "multiple:4", "min_channels": 1, "max_overhead": 1000.0}
@@ -46,8 +47,11 @@ def start(c: int = 6, n: int | str = "N", h: int | str = 5, w: int | str = 7, **
 def test_groups_stay_equally_large() -> None:
     net, y = start(6)
     z = net.conv(net.add("Sigmoid", y), 6, 10, group=2)
-    after = padded(net.model(net.conv(z, 10, 4)), y, z)
-    assert weights(after) == [(4, 16, 3, 3), (8, 3, 3, 3), (16, 4, 3, 3)]
+    proto = net.model(net.conv(z, 10, 4))
+    assert weights(padded(proto, y, z)) == [(4, 16, 3, 3), (8, 3, 3, 3), (16, 4, 3, 3)]
+    first = said_by("pad_channels", proto, ALL)[0]
+    assert isinstance(first, Proposal)
+    assert first.settings["channels"] == {y: 8, z: 16}
 
 
 def test_transposed_convolutions_in_groups() -> None:
@@ -286,6 +290,14 @@ def test_graph_input_with_channels_last() -> None:
     net = Net("N", 5, 7, 3)
     y = net.add("Relu", net.add("MatMul", "x", net.random(3, 5)))
     padded(net.model(net.add("MatMul", y, net.random(5, 4))))
+
+
+def test_graph_input_that_is_read_along_two_axes() -> None:
+    net = Net("N", 5, 5, 7)
+    y = net.add("Concat", "x", net.conv("x", 5, 5), axis=1)
+    z = net.add("MatMul", "x", net.random(7, 7))
+    padded(net.model(net.conv(net.add("Relu", y), 10, 4), z))
+    assert not [s for s in said_by("remove_dead_channels", net.model(y, z)) if hasattr(s, "details")]
 
 
 def test_convolution_over_what_were_channels() -> None:

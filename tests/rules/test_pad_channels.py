@@ -251,7 +251,7 @@ def test_split_and_concat_at_odd_places() -> None:
 def test_split_without_sizes_and_by_attribute() -> None:
     net = Net("N", 3, 6, 7, opset=18)
     a, b = net.add("Split", net.conv("x", 3, 10), outputs=2, axis=1, num_outputs=2)
-    fires(net.model(net.conv(net.add("Mul", a, net.add("Sigmoid", b)), 5, 4)), "5 -> 8")
+    fires(net.model(net.conv(net.add("Mul", a, net.add("Sigmoid", b)), 5, 4)), "10 -> 16")
     net = Net("N", 3, 6, 7, opset=11)
     a, b = net.add("Split", net.conv("x", 3, 9), outputs=2, axis=1, split=[6, 3])
     fires(net.model(net.conv(a, 6, 4), net.conv(b, 3, 4)), "6 -> 8", "3 -> 4")
