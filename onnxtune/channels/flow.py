@@ -118,7 +118,7 @@ def analyse(facts: Facts) -> Channels:
     if weights is not None:
         closed = np.bincount(identity, weights, minlength=count) == 0
         _pin(pinned, np.flatnonzero(closed), "its channels come in blocks that do not fit together", reasons)
-    _check_pads(facts, axes, pinned, reasons)
+    _check_pads(trace, axes, pinned, reasons)
     runs = _runs(axes, count, pinned, reasons)
     return Channels(facts, axes, runs, count, held, reasons, frozenset(trace.barriers))
 
@@ -148,17 +148,17 @@ def _pin(pinned: Integers, ids: Integers, reason: str, reasons: list[str]) -> No
     pinned[ids] = np.where(pinned[ids] == 0, len(reasons) - 1, pinned[ids])
 
 
-def _check_pads(facts: Facts, axes: Mapping[str, Axis], pinned: Integers, reasons: list[str]) -> None:
+def _check_pads(trace: Trace, axes: Mapping[str, Axis], pinned: Integers, reasons: list[str]) -> None:
     """Pin what would make a pad channel infinite; again until nothing changes (pinned ones have no pads)."""
     while True:
-        pads, before = Pads(facts, axes), np.count_nonzero(pinned)
-        for node in facts.nodes:
+        pads, before = Pads(trace.facts, axes), np.count_nonzero(pinned)
+        for node in trace.facts.nodes:
             open_inputs, open_outputs = (
                 [t for t in tensors if t in axes and not pinned[axes[t].ids].all()]
                 for tensors in (node.inputs, node.outputs)
             )
             known = operator(node)
-            if known is None or not (open_inputs or open_outputs):
+            if known is None or node.key in trace.barriers or not (open_inputs or open_outputs):
                 continue
             result = known.pads(node, pads)
             for name in (open_outputs or open_inputs) if isinstance(result, str) else open_outputs:

@@ -98,7 +98,8 @@ class Slice:
             return None
         cuts = limits(facts, node, axis)
         if cuts is None:
-            return COMPUTED
+            steps = integers(facts, node, "steps", 4)
+            return "a Slice of channels with a step" if steps and steps[axes.index(axis.dim)] != 1 else COMPUTED
         part = axis.between(*cuts)
         if part is None or not len(part.ids):
             return CUT
