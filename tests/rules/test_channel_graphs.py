@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -54,14 +55,32 @@ def outputs(proto: onnx.ModelProto, x: NDArray[Any], level: Any) -> list[NDArray
 
 
 def assert_same(before: onnx.ModelProto, after: onnx.ModelProto, draw: Draw) -> None:
+    """Equal outputs. Where values jump (QuantizeLinear, Greater) a rounding may be seen: other inputs are tried then."""
     onnx.checker.check_model(after, full_check=True)
     batch, *sizes = (d.dim_value for d in before.graph.input[0].type.tensor_type.shape.dim)
     rng = np.random.default_rng(draw(st.integers(0, 9)))
-    x = rng.standard_normal((batch or draw(st.integers(1, 3)), *sizes)).astype(np.float32)
+    number = batch or draw(st.integers(1, 3))
+    tries = 3 if any(n.op_type in ("QuantizeLinear", "Greater") for n in before.graph.node) else 1
+    for _ in range(tries):
+        worst = max(distances(before, after, rng.standard_normal((number, *sizes)).astype(np.float32)))
+        if worst <= 1e-4:
+            return
+    raise AssertionError(f"the outputs differ by {worst:g}")
+
+
+def distances(before: onnx.ModelProto, after: onnx.ModelProto, x: NDArray[Any]) -> Iterator[float]:
+    """Of each output at both levels, relative to its largest value (at least 1)."""
     for level in LEVELS:
-        for want, have in zip(outputs(before, x, level), outputs(after, x, level), strict=True):
+        try:
+            wanted = outputs(before, x, level)
+        except Exception as error:
+            assert "Pad should be smaller than kernel" in str(error)  # ONNX Runtime merges a Pad into a pool
+            yield 0.0
+            continue
+        for want, have in zip(wanted, outputs(after, x, level), strict=True):
             assert want.shape == have.shape
-            np.testing.assert_allclose(have, want, rtol=0, atol=1e-4 * max(1.0, float(np.abs(want).max(initial=0))))
+            assert np.isfinite(have).all() or not np.isfinite(want).all()
+            yield float(np.abs(have - want).max(initial=0) / max(1.0, np.abs(want).max(initial=0)))
 
 
 def resized(channels: Channels, counts: Integers) -> onnx.ModelProto:
