@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -55,32 +54,47 @@ def outputs(proto: onnx.ModelProto, x: NDArray[Any], level: Any) -> list[NDArray
 
 
 def assert_same(before: onnx.ModelProto, after: onnx.ModelProto, draw: Draw) -> None:
-    """Equal outputs. Where values jump (QuantizeLinear, Greater) a rounding may be seen: other inputs are tried then."""
+    """Equal outputs. Where values jump (QuantizeLinear, Greater) a rounding may show: then other inputs are tried."""
     onnx.checker.check_model(after, full_check=True)
     batch, *sizes = (d.dim_value for d in before.graph.input[0].type.tensor_type.shape.dim)
     rng = np.random.default_rng(draw(st.integers(0, 9)))
     number = batch or draw(st.integers(1, 3))
     tries = 3 if any(n.op_type in ("QuantizeLinear", "Greater") for n in before.graph.node) else 1
     for _ in range(tries):
-        worst = max(distances(before, after, rng.standard_normal((number, *sizes)).astype(np.float32)))
+        worst = distance(before, after, rng.standard_normal((number, *sizes)).astype(np.float32))
         if worst <= 1e-4:
             return
     raise AssertionError(f"the outputs differ by {worst:g}")
 
 
-def distances(before: onnx.ModelProto, after: onnx.ModelProto, x: NDArray[Any]) -> Iterator[float]:
-    """Of each output at both levels, relative to its largest value (at least 1)."""
+def distance(before: onnx.ModelProto, after: onnx.ModelProto, x: NDArray[Any]) -> float:
+    """The largest of all outputs at both levels, relative to the largest value (at least 1).
+
+    ONNX Runtime computes in integers what stands between DequantizeLinear and QuantizeLinear, and rounds more,
+    but not the same nodes in both networks: what that changes in each of them is forgiven.
+    """
+    found, plain = 0.0, [outputs(p, x, LEVELS[0]) for p in (before, after)]
+    integers = any(n.op_type == "QuantizeLinear" for n in before.graph.node)
     for level in LEVELS:
-        try:
-            wanted = outputs(before, x, level)
-        except Exception as error:
-            assert "Pad should be smaller than kernel" in str(error)  # ONNX Runtime merges a Pad into a pool
-            yield 0.0
+        wanted = _outputs_or_none(before, x, level)
+        if wanted is None:
             continue
-        for want, have in zip(wanted, outputs(after, x, level), strict=True):
-            assert want.shape == have.shape
-            assert np.isfinite(have).all() or not np.isfinite(want).all()
-            yield float(np.abs(have - want).max(initial=0) / max(1.0, np.abs(want).max(initial=0)))
+        for a, b, exact_a, exact_b in zip(wanted, outputs(after, x, level), *plain, strict=True):
+            assert a.shape == b.shape
+            assert np.isfinite(b).all() or not np.isfinite(a).all()
+            rounding = 2 * sum(np.abs(v - e).max(initial=0) for v, e in ((a, exact_a), (b, exact_b))) if integers else 0
+            found = max(found, float((np.abs(a - b).max(initial=0) - rounding) / max(1.0, np.abs(a).max(initial=0))))
+    return found
+
+
+def _outputs_or_none(proto: onnx.ModelProto, x: NDArray[Any], level: Any) -> list[NDArray[Any]] | None:
+    """None: ONNX Runtime has merged a Pad into a pool that is smaller than it."""
+    try:
+        return outputs(proto, x, level)
+    except Exception as error:
+        if "Pad should be smaller than kernel" not in str(error):
+            raise
+        return None
 
 
 def resized(channels: Channels, counts: Integers) -> onnx.ModelProto:
