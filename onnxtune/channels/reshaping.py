@@ -67,21 +67,47 @@ class Squeeze(SameLayout):
 
 
 class Expand(SameLayout):
-    """To a constant shape, along other axes than the channels'."""
+    """Along other axes than the channels': to a constant shape, or to that of a tensor with the same channels."""
+
+    def trace(self, node: Node, trace: Trace) -> str | None:
+        problem, like = super().trace(node, trace), _like(trace.facts, node)
+        if like is None:
+            return problem
+        axis, other = trace.axis(node.outputs[0]), trace.axis(like)
+        if problem is None and axis is not None and (other is None or not _same_form(axis, other)):
+            problem = "the shape is that of a tensor with other channels"
+        if other is not None and problem:
+            trace.pin(other, f"Expand: {problem}")
+        elif axis is not None and other is not None:
+            trace.unite(axis, other)
+        return problem
 
     def refuses(self, node: Node, trace: Trace) -> str | None:
-        known = trace.facts.is_constant(node.input(1)) and rank(trace.facts, node.input(0)) is not None
-        return None if known else COMPUTED
+        facts = trace.facts
+        known = facts.is_constant(node.input(1)) or _like(facts, node) is not None
+        return None if known and None not in (rank(facts, node.input(0)), rank(facts, node.outputs[0])) else COMPUTED
 
     def moved(self, node: Node, axis: Axis, facts: Facts) -> int:
         return axis.dim + (rank(facts, node.outputs[0]) or 0) - (rank(facts, node.input(0)) or 0)
 
     def edit(self, node: Node, edit: Edit) -> tuple[str, ...]:
+        if not edit.facts.is_constant(node.input(1)):
+            return edit.copy(node)
         target = edit.constant(node.input(1)).astype(np.int64)
         from_end = edit.axis(node.outputs[0]).dim - (rank(edit.facts, node.outputs[0]) or 0)
         if -from_end <= len(target):
             target[from_end] = 1
         return edit.copy(node, {1: target})
+
+
+def _like(facts: Facts, expand: Node) -> str | None:
+    """The tensor whose whole shape an Expand takes."""
+    shape = facts.producer(expand.input(1))
+    return shape.input(0) if shape is not None and shape.is_op("Shape") and not shape.attributes else None
+
+
+def _same_form(a: Axis, b: Axis) -> bool:
+    return a.dim == b.dim and np.array_equal(a.blocks, b.blocks)
 
 
 @dataclass(frozen=True)
@@ -263,7 +289,9 @@ class Shape:
         start, end = (normalised([node.attribute(k, d)], of)[0] for k, d in (("start", 0), ("end", of)))
         window = range(of)[max(start, 0) : end]
         for reader in facts.consumers(output) if along in window else ():
-            if not (_avoids(facts, reader, output, window, along) or _copies(facts, node, reader)):
+            whole = reader.is_op("Expand") and output not in (reader.input(0), *reader.captured)
+            whole = whole and _like(facts, reader) is not None
+            if not (whole or _avoids(facts, reader, output, window, along) or _copies(facts, node, reader)):
                 return "Shape: the number of channels is used"
         return None
 

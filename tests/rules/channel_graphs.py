@@ -150,11 +150,12 @@ def gate(net: Net, draw: Draw, maps: list[Map], m: Map) -> Map:
     """Squeeze and excitation, as different exporters write it."""
     x, c, h, w = m
     small = draw(st.integers(1, 5))
-    way = draw(st.sampled_from(["maps", "flatten", "mean", "reshape", "expand"]))
-    if way in ("maps", "expand"):
+    way = draw(st.sampled_from(["maps", "flatten", "mean", "reshape", "expand", "expand as"]))
+    if way in ("maps", "expand", "expand as"):
         y = net.add("Relu", net.conv(net.add("GlobalAveragePool", x), c, small, 1))
         y = net.add("HardSigmoid", net.conv(y, small, c, 1))
-        y = net.add("Expand", y, net.ints(1, c, h, w)) if way == "expand" else y
+        if way != "maps":
+            y = net.add("Expand", y, net.ints(1, c, h, w) if way == "expand" else net.add("Shape", x))
     else:
         if way == "flatten":
             y = net.pooled(x)

@@ -421,6 +421,22 @@ def test_expanded_gate() -> None:
     padded(net.model(net.conv(net.add("Mul", y, gate), 5, 4)), y)
 
 
+def test_gate_expanded_to_the_shape_of_what_it_gates() -> None:
+    net, y = start(5, h="H", w="W")
+    gate = net.add("Sigmoid", net.conv(net.add("GlobalAveragePool", y), 5, 5, 1))
+    gate = net.add("Expand", gate, net.add("Shape", y))
+    padded(net.model(net.conv(net.add("Mul", y, gate), 5, 4)), y, sizes={"x": (1, 3, 6, 8)})
+
+
+def test_expand_to_the_shape_of_others() -> None:
+    for other in ("x", "mean"):
+        net, y = start(5, n=1)
+        like = "x" if other == "x" else net.add("ReduceMean", y, axes=[1])
+        one = net.conv(net.add("GlobalAveragePool", "x"), 3, 5 if other == "mean" else 1)
+        z = net.add("Expand", one, net.add("Shape", like if other == "mean" else y))
+        refused(net, net.conv(net.add("Mul", y, z), 5, 4), "Expand")
+
+
 def test_expand_over_channels() -> None:
     net, y = start(5, n=1)
     one = net.add("Expand", net.conv(y, 5, 1), net.ints(1, 5, 1, 1))
