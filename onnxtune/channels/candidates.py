@@ -33,7 +33,7 @@ class Candidate:
 
 def candidates(state: State, provider: str, label: str) -> Iterator[Candidate]:
     """First as the cost model would have it; none that is as large as the network was."""
-    made = [n.outputs[0] for n in layers(analyse(state.first))]
+    made = [n.outputs[0] for n in layers(state.first.once(analyse))]
     for padded in _padded(state, provider, label):
         tensors: list[dict[str, str | int]] = [
             {"tensor": t, "from": before, "to": padded.width(t)}
@@ -49,7 +49,7 @@ def _padded(state: State, provider: str, label: str) -> Iterator[State]:
 
     First as the cost model would have it, then in multiples.
     """
-    channels, target = analyse(state.facts), Target.of(provider)
+    channels, target = state.facts.once(analyse), Target.of(provider)
     costs = Costs(channels, target, SLOWNESS[-1])
     old = {now: tensor for tensor, now in state.names.items()}
     most = {

@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxtune.channels.axis import Axis
 from onnxtune.channels.contracting import is_depthwise
-from onnxtune.channels.flow import Channels
+from onnxtune.channels.flow import Channels, analyse
 from onnxtune.channels.linear import LAYERS, Vector, is_padded, linear
 from onnxtune.channels.pointwise import operand
 from onnxtune.channels.ranges import UNARY
@@ -36,6 +36,11 @@ def constants(channels: Channels) -> dict[str, Vector]:
         if node.key not in channels.barriers:
             found.update(transfer(channels, node, lambda name: found.get(name, np.full(1, np.nan))))
     return found
+
+
+def known(facts: Facts) -> dict[str, Vector]:
+    """The constants of a graph, for `facts.once`."""
+    return constants(facts.once(analyse))
 
 
 def transfer(channels: Channels, node: Node, of: Of) -> dict[str, Vector]:

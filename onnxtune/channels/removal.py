@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from onnxtune.channels.axis import Integers
 from onnxtune.channels.compose import State
-from onnxtune.channels.constants import constants, transfer
+from onnxtune.channels.constants import known, transfer
 from onnxtune.channels.flow import Channels, analyse
 from onnxtune.channels.linear import Linear, Vector, layers, linear
 from onnxtune.channels.pointwise import operand
@@ -60,9 +60,9 @@ class Plan:
         return np.asarray(~self.kept[self.ids(layer)] & used & (np.nan_to_num(x) != 0))
 
 
-def plan(channels: Channels) -> Plan:
+def plan(facts: Facts) -> Plan:
     """The least set of channels. Needs channels of at least one layer's input; see the module's text."""
-    facts = channels.facts
+    channels = facts.once(analyse)
     kept = channels.held != 0
     read = []
     for node in layers(channels):
@@ -76,7 +76,7 @@ def plan(channels: Channels) -> Plan:
         maker = facts.producer(tensor)
         if maker is not None and maker.key not in useful:
             kept[axis.ids] = True  # leads nowhere: not ours to tidy up
-    found = Plan(channels, constants(channels), read, kept)
+    found = Plan(channels, facts.once(known), read, kept)
     found.idle = {layer.node.key: _idle(found, layer.node.outputs[0]) for layer in read}
     while True:
         _need(found)
@@ -177,8 +177,7 @@ def without_constant_operands(state: State, label: str) -> State:
     What made that operand (a residual branch whose last scales are 0) falls away.
     """
     facts = state.facts
-    channels = analyse(facts)
-    values = constants(channels)
+    channels, values = facts.once(analyse), facts.once(known)
     fragments = []
     useful = _useful(facts)
     for node in facts.nodes:

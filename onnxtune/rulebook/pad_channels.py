@@ -33,7 +33,7 @@ MOST = 12
 
 
 def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | Decline]:
-    channels = analyse(facts)
+    channels = facts.once(analyse)
     target = Target.of(settings["provider"])
     doubtful, hopeful = (Costs(channels, target, slowness) for slowness in SLOWNESS)
     costs = hopeful

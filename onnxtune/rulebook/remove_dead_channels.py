@@ -23,13 +23,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from onnxtune.channels.candidates import candidates
 from onnxtune.channels.compose import State
-from onnxtune.channels.constants import constants
+from onnxtune.channels.constants import known
 from onnxtune.channels.flow import Channels, analyse
 from onnxtune.channels.removal import Plan, plan, support, without, without_constant_operands
 from onnxtune.facts import Facts
@@ -42,13 +43,12 @@ BIAS, CARRIED = "constant, in a bias", "constant, carried by another channel"
 
 
 def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | Decline]:
-    channels = analyse(facts)
-    values = constants(channels)
+    channels, values = facts.once(analyse), facts.once(known)
     why: Counter[str] = Counter()
     start = state = State(facts, facts)
     for _ in range(ROUNDS):
         before, state = state, without_constant_operands(state, NAME)
-        found = plan(analyse(state.facts))
+        found = plan(state.facts)
         if not found.kept.all():
             why.update(_reasons(found))
             state = without(state, found, NAME)
@@ -56,9 +56,8 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
             break
     if state is not start:
         also = support(channels, values, state.difference(())[0])
-        found_all = list(candidates(state, settings["provider"], NAME))
         only_padding = why.keys() == {PADDING}
-        for small in found_all[:1] if only_padding else found_all:
+        for small in islice(candidates(state, settings["provider"], NAME), 1 if only_padding else None):
             yield Proposal(
                 NAME, small.title(f"{why.total()} channels removed"), *small.state.difference(also),
                 settings={"channels": small.sizes}, details={"tensors": small.tensors, "why": dict(why)},
