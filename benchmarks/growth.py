@@ -108,7 +108,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.peak:
         stored, most, built = peak(arguments.megabytes, arguments.peak)
-        print(f"{stored:,} bytes of weights; peak {most:,} bytes, {most / stored:.2f} times (built: {built / stored:.2f})")
+        print(
+            f"{stored:,} bytes of weights; peak {most:,} bytes, {most / stored:.2f} times (built: {built / stored:.2f})"
+        )
         return
     for group in GROUPS:
         for nodes in arguments.nodes:

@@ -63,12 +63,19 @@ class Node:
 
 
 class Facts:
-    """A model with its index. `sizes` binds the inputs to the shapes that are measured."""
+    """A model with its index. `sizes` binds the inputs to the shapes that are measured; `ranges`: between
+    which values the inputs lie, as the user has declared (correctness may be read off these)."""
 
-    def __init__(self, model: Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        sizes: Mapping[str, tuple[int, ...]] | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         self.model = model
         self.opset = model.opset
         self.sizes = dict(sizes or {})
+        self.ranges = dict(ranges or {})
         graph = model.proto.graph
         self.nodes = tuple(Node(n, i) for i, n in enumerate(graph.node))
         self.by_key = {n.key: n for n in self.nodes}

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.channels.axis import Integers
+from onnxtune.channels.bounds import origin
 from onnxtune.channels.compose import State
-from onnxtune.channels.constants import known, transfer
+from onnxtune.channels.constants import bounded, known, transfer
 from onnxtune.channels.flow import Channels, analyse
 from onnxtune.channels.linear import Linear, Vector, layers, linear
 from onnxtune.channels.pointwise import operand
@@ -231,4 +232,8 @@ def support(channels: Channels, values: Mapping[str, Vector], keys: Collection[s
             if name in values and np.isfinite(values[name]).any():
                 found.add(maker.key)
                 wanted.append(maker)
+    for name in sorted(facts.once(bounded)):
+        maker = facts.producer(name)
+        if maker is not None and (maker.key in keys or maker.key in found):
+            found |= origin(facts, name) - set(keys)
     return found
