@@ -252,9 +252,8 @@ class _Tuning:
             with self._stage("propose"):
                 facts = Facts(current, self.sizes, self.options.ranges)
                 said = propose(facts, rules, self.rule_settings)
-            for item in said:
-                if isinstance(item, Decline) and item not in self.outcomes:
-                    self.outcomes.append(item)
+            known = {o for o in self.outcomes if isinstance(o, Decline)}
+            self.outcomes += dict.fromkeys(s for s in said if isinstance(s, Decline) and s not in known)
             proposals = [p for p in said if isinstance(p, Proposal) and _identity(p) not in self.refused]
             taken = self._judge(facts, proposals, f"round {number + 1}")
             if not taken:
@@ -280,7 +279,7 @@ class _Tuning:
                 self._reject(proposal, "verify", problem, trial.comparison)
                 continue
             good.append(replace(step, error=error))
-        bonus = [1.0 if s.forced else 1e-9 if s.proposal.enabling else 0.0 for s in good]
+        bonus = [float(len(s.proposal.removes)) if s.forced else 1e-9 if s.proposal.enabling else 0.0 for s in good]
         weights = [max(s.saved, 0.0) + b for s, b in zip(good, bonus, strict=True)]  # no gain may read as a small loss
         chosen = select([s.proposal for s in good], weights)
         for i in set(range(len(good))) - set(chosen):

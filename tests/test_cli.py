@@ -177,6 +177,38 @@ def test_wrong_usage(words: list[str], code: int, said: str, model: Path, capsys
     assert not model.with_suffix(".tuned.onnx").exists()
 
 
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """Convolutions with 9 channels."""
+    rng = np.random.default_rng(0)
+    weights = {n: rng.standard_normal(s).astype(np.float32) for n, s in (("v", (9, 8, 3, 3)), ("w", (8, 9, 3, 3)))}
+    path = tmp_path / "odd.onnx"
+    body = "{ a = Conv (x, v)  b = Relu (a)  y = Conv (b, w) }"
+    onnx.save(model_of(f"g (float[N, 8, 12, 12] x) => (float[N, 8, 8, 8] y) {body}", weights), path)
+    return path
+
+
+def test_a_padding_policy_is_taken_literally(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--only", "pad_channels", "--pad-channels", "pow2", "--threads", 1, "--providers", "cpu", "--json", "-")
+    Path("onnxtune.toml").write_text("[rules.pad_channels]\nmax_overhead = 0.9\n")
+    assert run("optimize", odd, *words, "--force-rules", "pad_channels") == 0
+    report = json.loads(capsys.readouterr().out)
+    (kept,) = (o for o in report["outcomes"] if o["kind"] == "kept")
+    assert [(c["from"], c["to"]) for c in kept["rewrite"]["details"]["classes"]] == [(9, 16)]
+    assert report["status"] == ("faster" if report["comparison"]["verdict"] == "faster" else "forced")
+    assert (16, 8, 3, 3) in {tuple(i.dims) for i in onnx.load(odd.with_suffix(".tuned.onnx")).graph.initializer}
+    Path("onnxtune.toml").write_text("[rules.pad_channels]\nmax_overhead = 0.5\n")
+    assert run("optimize", odd, *words, "--force-rules", "pad_channels") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["status"] == "nothing to gain"
+    assert any("max_overhead (0.5)" in o["reason"] for o in report["outcomes"])
+
+
+def test_an_unknown_padding_policy(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimize", odd, "--pad-channels", "twice") == 2
+    _one_line(capsys, "auto, multiple:N or pow2")
+
+
 def test_declared_ranges_stand_in_report_and_result(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("onnxtune.toml").write_text('input-range = ["x:0:1"]\n')
     assert run("optimize", model, *FORCED, "--json", "-") == 0

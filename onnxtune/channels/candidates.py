@@ -60,7 +60,7 @@ def _padded(state: State, provider: str, label: str) -> Iterator[State]:
     runs = [channels.runs[i] for i in most]
     options = {i: [n for n in sizes if n <= most[i]] for i, sizes in aligned_options(costs, runs).items()}
     choices = [descend(costs, options, OVERHEAD), {}]
-    for step in dict.fromkeys((target.multiple(costs.half), target.block or 8)):
+    for step in dict.fromkeys((target.multiple(costs.half), target.larger(costs.half))):
         sizes = {r.index: min(rounded(r.size, step), most[r.index]) for r in runs}
         choices.append({i: n for i, n in sizes.items() if n != channels.runs[i].size})
     tried: list[dict[int, int]] = []
