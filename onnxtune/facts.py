@@ -6,9 +6,9 @@ unique in a graph; a node is named by its key, the name of its first output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -17,6 +17,8 @@ from onnx import numpy_helper
 
 from onnxtune.model import Model
 from onnxtune.shapes import Shape, TensorInfo, infer
+
+Result = TypeVar("Result")
 
 NUMBERS = {"value", "value_float", "value_floats", "value_int", "value_ints"}
 """Attributes of a Constant node that hold numbers; the others hold strings and sparse tensors."""
@@ -32,11 +34,8 @@ class Node:
         self.domain: str = "" if proto.domain == "ai.onnx" else proto.domain
         self.inputs: tuple[str, ...] = tuple(proto.input)
         self.outputs: tuple[str, ...] = tuple(proto.output)
-
-    @property
-    def key(self) -> str:
+        self.key: str = next((o for o in self.outputs if o), proto.name)
         """The node's identity: the name of its first named output (else its node name)."""
-        return next((o for o in self.outputs if o), self.proto.name)
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
@@ -64,12 +63,19 @@ class Node:
 
 
 class Facts:
-    """A model with its index. `sizes` binds the inputs to the shapes that are measured."""
+    """A model with its index. `sizes` binds the inputs to the shapes that are measured; `ranges`: between
+    which values the inputs lie, as the user has declared (correctness may be read off these)."""
 
-    def __init__(self, model: Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        sizes: Mapping[str, tuple[int, ...]] | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         self.model = model
         self.opset = model.opset
         self.sizes = dict(sizes or {})
+        self.ranges = dict(ranges or {})
         graph = model.proto.graph
         self.nodes = tuple(Node(n, i) for i, n in enumerate(graph.node))
         self.by_key = {n.key: n for n in self.nodes}
@@ -84,6 +90,18 @@ class Facts:
                     consumers.setdefault(name, []).append(node)
         self._consumers = {name: tuple(found) for name, found in consumers.items()}
         self._constants: dict[str, NDArray[Any] | None] = {}
+        self._derived: dict[Callable[[Facts], Any], Any] = {}
+
+    def once(self, analysis: Callable[[Facts], Result]) -> Result:
+        """What an analysis of this graph says; it is run for the first who asks."""
+        if analysis not in self._derived:
+            self._derived[analysis] = analysis(self)
+        result: Result = self._derived[analysis]
+        return result
+
+    def forget(self) -> None:
+        """Drop what analyses have found: it may be large, and refers back to these Facts."""
+        self._derived.clear()
 
     # --- tensors -----------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from onnxtune.costs import total_macs
 from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
 from onnxtune.model import Model
+from onnxtune.ranges import Ranges, clipped
 from onnxtune.runtime import CPU, Session, Target
 from onnxtune.shapes import describe
 
@@ -48,26 +49,29 @@ class LocalVerdict:
     reason: str = ""
 
 
-def check_region(before: Model, after: Model, seed: int = 0) -> LocalVerdict:
+def check_region(before: Model, after: Model, seed: int = 0, ranges: Ranges | None = None) -> LocalVerdict:
     """Compare a region with its rewritten form on random inputs in float64 (batch as declared).
 
     Large maps are cut first. A region whose operators or weights know the size of the map, or a
-    rewrite that is right at the declared size only, is judged at the declared size.
+    rewrite that is right at the declared size only, is judged at the declared size. `ranges`: what is
+    declared of graph inputs, which the region may read.
     """
     sizes = {v.name: _static(v) for v in before.inputs}
     small = _smaller(sizes)
-    verdict = _check(before, after, small, seed)
+    verdict = _check(before, after, small, seed, ranges or {})
     if not verdict.ok and small != sizes:
-        whole = _check(before, after, sizes, seed)
+        whole = _check(before, after, sizes, seed, ranges or {})
         verdict = verdict if whole.ok is None else whole
     if verdict.ok is None:
-        single = _judge_single(before, after, _feeds(before, sizes, seed))
+        single = _judge_single(before, after, _feeds(before, sizes, seed, ranges or {}))
         verdict = verdict if single.ok is None else single
     return verdict
 
 
-def _check(before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], seed: int) -> LocalVerdict:
-    feeds = _feeds(before, sizes, seed)
+def _check(
+    before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], seed: int, ranges: Ranges
+) -> LocalVerdict:
+    feeds = _feeds(before, sizes, seed, ranges)
     if total_macs(Facts(before, sizes)) > MAC_LIMIT:
         return _judge_single(before, after, feeds)
     try:
@@ -208,7 +212,7 @@ def _smaller(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]
     return {n: (s[0], s[1], min(s[2], SMALL[0]), min(s[3], SMALL[1])) if len(s) == 4 else s for n, s in sizes.items()}
 
 
-def _feeds(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, NDArray[Any]]:
+def _feeds(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int, ranges: Ranges) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(seed)
     feeds: dict[str, NDArray[Any]] = {}
     for value in model.inputs:
@@ -220,4 +224,4 @@ def _feeds(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int) -> dic
         else:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(info.elem_type)
             feeds[value.name] = rng.integers(0, 2, shape).astype(dtype)
-    return feeds
+    return clipped(feeds, ranges)

@@ -27,6 +27,7 @@ from onnxtune.localcheck import check_region
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Decline, ModelProposal, Proposal
 from onnxtune.propose import propose
+from onnxtune.ranges import Ranges, notes_on
 from onnxtune.region import extract
 from onnxtune.report import Kept, ModelSummary, Outcome, Rejected, Report, Stage, Status, describe
 from onnxtune.rule import Rule
@@ -49,7 +50,8 @@ NotifyFunction = Callable[[str, int, int], None]
 class Options:
     """How to tune. `min_speedup`: least whole-model speed-up worth a new file. `time_budget`: seconds
     after which nothing new is measured. `force`: rules kept even when they are not faster.
-    `sizes`: input shapes to measure at. `settings`: overrides of rules' settings, by rule."""
+    `sizes`: input shapes to measure at. `ranges`: between which values
+    inputs lie. `settings`: overrides of rules' settings, by rule."""
 
     min_speedup: float = 1.02
     time_budget: float = 120.0
@@ -57,6 +59,7 @@ class Options:
     rtol: float | None = None
     atol: float | None = None
     sizes: Sizes = field(default_factory=dict)
+    ranges: Ranges = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     force: tuple[str, ...] = ()
 
@@ -72,6 +75,7 @@ class Options:
             "atol": self.atol,
             "seed": self.seed,
             "sizes": {k: list(v) for k, v in self.sizes.items()},
+            "input_ranges": {k: list(v) for k, v in self.ranges.items()},
             "provider": target.provider,
             "provider_options": dict(target.options),
             "threads": target.threads,
@@ -118,7 +122,7 @@ class _Tuning:
         self.notify, self.settings = notify, settings
         binding = bind_sizes(original, options.sizes)
         self.sizes = binding.sizes
-        self.notes = list(binding.assumed)
+        self.notes = [*binding.assumed, *notes_on(options.ranges)]
         self.rule_settings = self._rule_settings()
         self.timer = Timer(target, cache, options.seed, time.monotonic() + options.time_budget)
         self.seconds: Counter[str] = Counter()
@@ -127,8 +131,8 @@ class _Tuning:
         self.refused: set[tuple[str, str, str]] = set()
         self.verdict = Verdict(True, 0.0, 0)
         with self._stage("load"):
-            self.facts = Facts(original, self.sizes)
-            tests = [*cases(original, self.sizes, options.seed), *extra_cases]
+            self.facts = Facts(original, self.sizes, options.ranges)
+            tests = [*cases(original, self.sizes, options.seed, options.ranges), *extra_cases]
             self.verifier = Verifier(
                 original, self.facts, tests, target, rtol=options.rtol, atol=options.atol, seed=options.seed
             )
@@ -238,7 +242,7 @@ class _Tuning:
         found = []
         for model in (base, after):
             rules = [r for r in self.rules if not r.card.enabling]
-            said = propose(Facts(model, self.sizes), rules, self.rule_settings)
+            said = propose(Facts(model, self.sizes, self.options.ranges), rules, self.rule_settings)
             found.append(Counter(p.rule for p in said if isinstance(p, Proposal)))
         return bool(found[1] - found[0])
 
@@ -246,11 +250,10 @@ class _Tuning:
         for number in range(ROUND_LIMIT):
             current = apply(base, [s.proposal for s in steps])
             with self._stage("propose"):
-                facts = Facts(current, self.sizes)
+                facts = Facts(current, self.sizes, self.options.ranges)
                 said = propose(facts, rules, self.rule_settings)
-            for item in said:
-                if isinstance(item, Decline) and item not in self.outcomes:
-                    self.outcomes.append(item)
+            known = {o for o in self.outcomes if isinstance(o, Decline)}
+            self.outcomes += dict.fromkeys(s for s in said if isinstance(s, Decline) and s not in known)
             proposals = [p for p in said if isinstance(p, Proposal) and _identity(p) not in self.refused]
             taken = self._judge(facts, proposals, f"round {number + 1}")
             if not taken:
@@ -276,7 +279,7 @@ class _Tuning:
                 self._reject(proposal, "verify", problem, trial.comparison)
                 continue
             good.append(replace(step, error=error))
-        bonus = [1.0 if s.forced else 1e-9 if s.proposal.enabling else 0.0 for s in good]
+        bonus = [float(len(s.proposal.removes)) if s.forced else 1e-9 if s.proposal.enabling else 0.0 for s in good]
         weights = [max(s.saved, 0.0) + b for s, b in zip(good, bonus, strict=True)]  # no gain may read as a small loss
         chosen = select([s.proposal for s in good], weights)
         for i in set(range(len(good))) - set(chosen):
@@ -458,7 +461,7 @@ def _local(facts: Facts, proposal: Proposal, seed: int) -> tuple[float | None, s
     if before is None:
         return None, ""
     try:
-        verdict = check_region(before, apply(before, [proposal]), seed)
+        verdict = check_region(before, apply(before, [proposal]), seed, facts.ranges)
     except ApplyError as error:
         return None, str(error)
     return (verdict.error if verdict.ok else None), ("" if verdict.ok is not False else verdict.reason)

@@ -27,11 +27,13 @@ ORDER = (
     "channels",
     "heads",
     "windows",
+    "convolution",
     "foreign",
     "catalog",
     "propose",
     "region",
     "sizes",
+    "ranges",
     "feeds",
     "compare",
     "measure",
@@ -70,6 +72,7 @@ RULEBOOK_MAY = {
     "rule",
     "shapes",
     "windows",
+    "convolution",
 }
 RULEBOOK_LIBRARIES = {"numpy", "onnx", "scipy", "onnxslim"}
 

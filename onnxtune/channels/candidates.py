@@ -34,7 +34,7 @@ class Candidate:
 
 def candidates(state: State, provider: str, label: str) -> Iterator[Candidate]:
     """First as the cost model would have it; none that is as large as the network was."""
-    first = analyse(state.first)
+    first = state.first.once(analyse)
     made = {n.outputs[0]: first.axes[n.outputs[0]] for n in layers(first)}
     for padded in _padded(state, provider, label):
         tensors: list[dict[str, str | int]] = [
@@ -51,7 +51,7 @@ def _padded(state: State, provider: str, label: str) -> Iterator[State]:
 
     First as the cost model would have it, then in multiples.
     """
-    channels, target = analyse(state.facts), Target.of(provider)
+    channels, target = state.facts.once(analyse), Target.of(provider)
     costs = Costs(channels, target, SLOWNESS[-1])
     old = {now: tensor for tensor, now in state.names.items()}
     most: dict[int, int] = {}
@@ -63,7 +63,7 @@ def _padded(state: State, provider: str, label: str) -> Iterator[State]:
     runs = [channels.runs[i] for i in most]
     options = {i: [n for n in sizes if n <= most[i]] for i, sizes in aligned_options(costs, runs).items()}
     choices = [descend(costs, options, OVERHEAD), {}]
-    for step in dict.fromkeys((target.multiple(costs.half), target.block or 8)):
+    for step in dict.fromkeys((target.multiple(costs.half), target.larger(costs.half))):
         sizes = {r.index: min(rounded(r.size, step), most[r.index]) for r in runs}
         choices.append({i: n for i, n in sizes.items() if n != channels.runs[i].size})
     tried: list[dict[int, int]] = []

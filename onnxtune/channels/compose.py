@@ -16,6 +16,7 @@ from onnxtune.channels.operators import length
 from onnxtune.channels.resized import resize_named
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
+from onnxtune.model import Model
 from onnxtune.proposal import Fragment, Proposal
 
 
@@ -32,12 +33,15 @@ class State:
         """Names that new tensors must not have."""
         return self.first.names | self.facts.names
 
+    def _facts(self, model: Model) -> Facts:
+        return Facts(model, self.facts.sizes, self.facts.ranges)
+
     def replaced(self, fragments: Sequence[tuple[frozenset[str], Fragment]]) -> State:
         """With regions (keys of nodes, replacement) rewritten; no tensor that stays changes its shape."""
         if not fragments:
             return self
         proposals = [Proposal("", "", keys, fragment) for keys, fragment in fragments]
-        return State(self.first, Facts(apply(self.facts.model, proposals), self.facts.sizes), self.names)
+        return State(self.first, self._facts(apply(self.facts.model, proposals)), self.names)
 
     def reweighted(self, layers: Sequence[Linear], made: Mapping[str, tuple[Vector, Vector]], label: str) -> State:
         """With new weights and biases of the same shapes; `made`: output of a layer -> those."""
@@ -60,7 +64,7 @@ class State:
         after = apply(channels.facts.model, [Proposal("", "", keys, fragment)])
         before = {t: self.names.get(t, t) for t in {*self.names, *(renamed.keys() & self.first.names)}}
         names = {t: renamed.get(now, now) for t, now in before.items()}
-        return State(self.first, Facts(after, self.facts.sizes), names)
+        return State(self.first, self._facts(after), names)
 
     def width(self, tensor: str, dim: int = 1) -> int:
         """How many channels (along `dim`) a tensor of the first graph has now; 0 when it is gone."""

@@ -3,13 +3,14 @@
 For each tensor a vector over its channels: the value, or NaN when it is not known. A channel starts to
 be constant at a filter of zeros (its bias) or a normalization with scale 0 (its shift). What follows
 works on it as on a number, except where zeros are put around the map: they make a constant other than 0
-differ at the border (padded convolutions, average pools that count the padding, Pad).
+differ at the border (padded convolutions, average pools that count the padding, Pad). Channels whose least
+and largest value are equal (bounds.py) are constant, too.
 Values are taken to be finite: 0 times anything is 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from onnxtune.channels.axis import Axis
+from onnxtune.channels.bounds import Interval, bounds, fixed
 from onnxtune.channels.contracting import sums
-from onnxtune.channels.flow import Channels
+from onnxtune.channels.flow import Channels, analyse
 from onnxtune.channels.linear import LAYERS, Vector, is_padded, linear
 from onnxtune.channels.pointwise import aligned, operand
 from onnxtune.channels.ranges import UNARY
@@ -31,11 +33,36 @@ Of = Callable[[str], Vector]
 
 def constants(channels: Channels) -> dict[str, Vector]:
     """For each tensor with known channels the constants among them, NaN for the others."""
+    return _constants(channels, {})[0]
+
+
+def known(facts: Facts) -> dict[str, Vector]:
+    """The constants of a graph, those that follow from bounds among them, for `facts.once`."""
+    return facts.once(_known)[0]
+
+
+def bounded(facts: Facts) -> frozenset[str]:
+    """Tensors of which a channel is constant because its bounds are equal, for `facts.once`."""
+    return facts.once(_known)[1]
+
+
+def _known(facts: Facts) -> tuple[dict[str, Vector], frozenset[str]]:
+    return _constants(facts.once(analyse), facts.once(bounds))
+
+
+def _constants(channels: Channels, limits: Mapping[str, Interval]) -> tuple[dict[str, Vector], frozenset[str]]:
     found = {t: np.full(len(axis.ids), np.nan) for t, axis in channels.axes.items()}
+    by_bounds: set[str] = set()
     for node in channels.facts.nodes:
-        if node.key not in channels.barriers:
-            found.update(transfer(channels, node, lambda name: found.get(name, np.full(1, np.nan))))
-    return found
+        if node.key in channels.barriers:
+            continue
+        for name, values in transfer(channels, node, lambda name: found.get(name, np.full(1, np.nan))).items():
+            fix = fixed(limits[name], len(values)) if name in limits else values
+            proved = np.isnan(values) & np.isfinite(fix)
+            found[name] = np.where(proved, fix, values)
+            if proved.any():
+                by_bounds.add(name)
+    return found, frozenset(by_bounds)
 
 
 def transfer(channels: Channels, node: Node, of: Of) -> dict[str, Vector]:

@@ -25,7 +25,7 @@ import numpy as np
 from onnxtune.channels.contracting import is_depthwise, sums
 from onnxtune.channels.flow import Channels
 from onnxtune.costs import macs
-from onnxtune.facts import Node
+from onnxtune.facts import Facts, Node
 from onnxtune.runtime import cpu_features
 
 SLOWNESS = ((1.28, 1.1), (1.5, 1.25))
@@ -35,6 +35,8 @@ UNALIGNED = 1.25
 """On CUDA, for channels that the tensor cores' tiles do not fit."""
 TRAFFIC = 8.0
 """Cost of one more element in a tensor between the convolutions: written and read once."""
+COPY, CALL = 8.0, 1e5
+"""Cost of one element that a Slice or Pad copies, and of running that node at all."""
 
 Sizes = Mapping[int, int]
 """Run -> number of channels, for runs that differ from now."""
@@ -88,6 +90,10 @@ class Target:
         """Number of channels whose multiples the fast kernels want."""
         return (8 if half else 4) if self.provider == "cuda" else 4
 
+    def larger(self, half: bool) -> int:
+        """The next larger block: fewer, fuller blocks or tiles may be faster still."""
+        return 4 * self.multiple(half) if self.provider == "cuda" else max(self.block, 8)
+
 
 class Costs:
     """Cost of the terms that depend on a run, and how it changes."""
@@ -97,15 +103,22 @@ class Costs:
         self.terms: dict[int, list[Term]] = {run.index: [] for run in channels.runs}
         self.traffic = np.zeros(len(channels.runs))
         facts = channels.facts
-        self.half = any(facts.dtype(i) == np.float16 for i in facts.inputs)
+        self.half = False
         for node in facts.nodes:
             term = self._term(node)
+            self.half = self.half or (term is not None and facts.dtype(node.outputs[0]) == np.float16)
             for run in {r for w in (term.into, term.out) for r, _ in w.grows} if term else ():
                 self.terms[run].append(term)  # type: ignore[arg-type]
         for tensor, ends in channels.ends.items():
             size, axis = facts.size(tensor), channels.axes[tensor].size
             for run, grow in ends if size else ():
                 self.traffic[run] += TRAFFIC * grow * math.prod(size or ()) / axis
+        self.copies: dict[int, dict[str, float]] = {run.index: {} for run in channels.runs}
+        for tensor in channels.cuts:
+            elements = math.prod(facts.size(tensor) or ())
+            for run, _ in channels.ends[tensor]:
+                self.copies[run][tensor] = COPY * elements + CALL
+        self._useful: dict[str, float] = {}
 
     def _term(self, node: Node) -> Term | None:
         amount = macs(self.channels.facts, node)
@@ -158,9 +171,9 @@ class Costs:
     def total(self, runs: Mapping[int, int], extra: Mapping[int, int]) -> float:
         """Cost of everything that depends on these runs."""
         terms = {t.node.key: t for run in runs for t in self.terms[run]}
-        return sum(self.cost(t, extra) for t in terms.values()) + sum(
-            float(self.traffic[run]) * extra.get(run, 0) for run in runs
-        )
+        copies = {tensor: cost for run in runs if extra.get(run, 0) for tensor, cost in self.copies[run].items()}
+        traffic = sum(float(self.traffic[run]) * extra.get(run, 0) for run in runs)
+        return sum(self.cost(t, extra) for t in terms.values()) + traffic + sum(copies.values())
 
     def extra_macs(self, sizes: Sizes) -> int:
         extra = self.extra(sizes)
@@ -168,8 +181,31 @@ class Costs:
         return round(sum(t.macs(extra) - t.macs({}) for t in terms.values()))
 
     def allowed(self, run: int, extra: Mapping[int, int], overhead: float) -> bool:
-        """Does no convolution at this run do more than `overhead` times its own arithmetic more?"""
-        return all(t.macs(extra) <= (1 + overhead) * t.macs({}) for t in self.terms[run])
+        """Does no convolution at this run do more than `overhead` times its own arithmetic more?
+
+        Channels that are zeros already are no arithmetic of its own: what was padded is not padded further.
+        """
+        return all(t.macs(extra) <= (1 + overhead) * self._own_macs(t) for t in self.terms[run])
+
+    def _own_macs(self, term: Term) -> float:
+        key = term.node.key
+        if key not in self._useful:
+            self._useful[key] = term.macs({}) * _used_share(self.channels.facts, term)
+        return self._useful[key]
+
+
+def _used_share(facts: Facts, term: Term) -> float:
+    """Which part of a layer's pairs of channels has rows and columns that are not all zeros."""
+    w, node = facts.constant(term.node.input(1)), term.node
+    if w is None or not w.size:
+        return 1.0
+    by_column = node.op_type in ("ConvTranspose", "MatMul") or (node.is_op("Gemm") and not node.attribute("transB", 0))
+    if by_column and not term.depthwise:
+        w = w.swapaxes(0, 1)
+    pairs = (w != 0).reshape(*w.shape[:2], -1).any(axis=2)
+    bias = facts.constant(node.input(2)) if node.input(2) else None
+    rows = pairs.any(axis=1) if bias is None or bias.shape != pairs.shape[:1] else pairs.any(axis=1) | (bias != 0)
+    return max(float(rows.mean()) * float(1.0 if term.depthwise else pairs.any(axis=0).mean()), 1e-9)
 
 
 def rounded(number: int, step: int) -> int:

@@ -13,7 +13,7 @@ Everything is linear in the number of channels of all tensors, and done in numpy
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnxtune.channels.axis import Axis, Integers
 from onnxtune.channels.identities import components, identities
 from onnxtune.channels.operators import Pads, Trace
+from onnxtune.channels.ranges import ZERO
 from onnxtune.channels.table import operator
 from onnxtune.facts import Facts, Node
 
@@ -47,7 +48,8 @@ class Channels:
     """Result of the analysis. `axes`: tensors whose channels are known; `count`: how many identities.
 
     `held`: (count,) why an identity may not even be removed, as an index into `reasons` (0: it may).
-    `barriers`: keys of the nodes of which nothing is known.
+    `barriers`: keys of the nodes of which nothing is known. `cuts`: tensors at which a class may end, with
+    what lies beyond: there pad channels are cut off by a Slice, or added by a Pad.
     """
 
     facts: Facts
@@ -57,6 +59,7 @@ class Channels:
     held: Integers
     reasons: Sequence[str]
     barriers: frozenset[str]
+    cuts: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def ends(self) -> Mapping[str, tuple[tuple[int, int], ...]]:
@@ -92,6 +95,15 @@ class Channels:
 
 
 def analyse(facts: Facts) -> Channels:
+    return _analyse(facts, cutting=False)
+
+
+def analyse_cutting(facts: Facts) -> Channels:
+    """The same, but what is pinned for the sake of those outside alone (barriers, callers) may grow: see `cuts`."""
+    return _analyse(facts, cutting=True)
+
+
+def _analyse(facts: Facts, *, cutting: bool) -> Channels:
     trace = Trace(facts)
     for name in facts.inputs:
         trace.unknown(name, f"'{name}' is a graph input")
@@ -100,7 +112,10 @@ def analyse(facts: Facts) -> Channels:
         trace.seen.update(node.inputs)
     for name in facts.outputs:
         if name in trace.axes:
-            trace.pin(trace.axes[name], f"'{name}' is a graph output")
+            _pin_border(trace, name, f"'{name}' is a graph output")
+    cuts = {t: why for t, why in trace.borders.items() if cutting and trace.axes[t].plain}
+    for tensor in trace.borders.keys() - cuts.keys():
+        trace.pin(trace.axes[tensor], trace.borders[tensor])
     identity, count, weights = identities(trace.count, trace.equal, trace.tied)
     merged: dict[int, Axis] = {}
     for axis in trace.axes.values():
@@ -118,9 +133,9 @@ def analyse(facts: Facts) -> Channels:
     if weights is not None:
         closed = np.bincount(identity, weights, minlength=count) == 0
         _pin(pinned, np.flatnonzero(closed), "its channels come in blocks that do not fit together", reasons)
-    _check_pads(trace, axes, pinned, reasons)
+    _check_pads(trace, axes, pinned, reasons, [t for t in cuts if _comes_from_outside(trace, t)])
     runs = _runs(axes, count, pinned, reasons)
-    return Channels(facts, axes, runs, count, held, reasons, frozenset(trace.barriers))
+    return Channels(facts, axes, runs, count, held, reasons, frozenset(trace.barriers), cuts)
 
 
 def _trace(node: Node, trace: Trace) -> None:
@@ -130,16 +145,26 @@ def _trace(node: Node, trace: Trace) -> None:
     reason = known.trace(node, trace) if known else f"{node.op_type} may mix channels"
     for name in node.captured:
         if name in trace.axes:
-            trace.pin(trace.axes[name], f"a subgraph of {node.op_type} reads '{name}'")
+            _pin_border(trace, name, f"a subgraph of {node.op_type} reads '{name}'")
     if reason is None:
         return
     trace.barriers.add(node.key)
     reason = reason if node.op_type in reason else f"{node.op_type}: {reason}"
     for name in node.inputs:
         if name in trace.axes:
-            trace.pin(trace.axes[name], reason)
+            _pin_border(trace, name, reason)
     for name in node.outputs:
         trace.unknown(name, reason)
+
+
+def _pin_border(trace: Trace, tensor: str, reason: str) -> None:
+    """Someone outside makes or reads this tensor. The first reason stays."""
+    trace.borders.setdefault(tensor, reason)
+
+
+def _comes_from_outside(trace: Trace, tensor: str) -> bool:
+    maker = trace.facts.producer(tensor)
+    return maker is None or maker.key in trace.barriers
 
 
 def _pin(pinned: Integers, ids: Integers, reason: str, reasons: list[str]) -> None:
@@ -148,10 +173,16 @@ def _pin(pinned: Integers, ids: Integers, reason: str, reasons: list[str]) -> No
     pinned[ids] = np.where(pinned[ids] == 0, len(reasons) - 1, pinned[ids])
 
 
-def _check_pads(trace: Trace, axes: Mapping[str, Axis], pinned: Integers, reasons: list[str]) -> None:
-    """Pin what would make a pad channel infinite; again until nothing changes (pinned ones have no pads)."""
+def _check_pads(
+    trace: Trace, axes: Mapping[str, Axis], pinned: Integers, reasons: list[str], padded: Sequence[str]
+) -> None:
+    """Pin what would make a pad channel infinite; again until nothing changes (pinned ones have no pads).
+
+    `padded`: tensors whose pad channels are zeros that a Pad has put there.
+    """
     while True:
         pads, before = Pads(trace.facts, axes), np.count_nonzero(pinned)
+        pads.ranges.update((tensor, ZERO) for tensor in padded)
         for node in trace.facts.nodes:
             open_inputs, open_outputs = (
                 [t for t in tensors if t in axes and not pinned[axes[t].ids].all()]

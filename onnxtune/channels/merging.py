@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from onnxtune.channels.axis import Integers
-from onnxtune.channels.constants import constants
+from onnxtune.channels.constants import known
 from onnxtune.channels.duplicates import Marks
 from onnxtune.channels.flow import Channels
 from onnxtune.channels.linear import Linear, Vector, layers
@@ -15,7 +15,7 @@ from onnxtune.channels.linear import Linear, Vector, layers
 
 def groups_of(channels: Channels, marks: Mapping[str, Marks], read: list[Linear]) -> Integers:
     """(identities,): equal numbers for identities that are multiples wherever a layer reads them."""
-    values, alone = constants(channels), np.ones(channels.count, bool)
+    values, alone = channels.facts.once(known), np.ones(channels.count, bool)
     group = np.zeros(channels.count, np.int64)
     for axis in {id(a): a for a in channels.axes.values()}.values():
         group = _refined(group, axis.ids, axis.blocks)

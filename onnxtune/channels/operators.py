@@ -33,6 +33,7 @@ class Trace:
     """Collects axes, equalities of channels, and channels that must stay as they are, with the reason.
 
     `seen`: tensors that nodes before the present one have read.
+    `borders`: tensors that something outside (a barrier, a caller) makes or reads, with what that is.
     """
 
     def __init__(self, facts: Facts) -> None:
@@ -42,6 +43,7 @@ class Trace:
         self.tied: list[tuple[Integers, Integers, int]] = []
         self.pinned: list[tuple[Integers, str]] = []
         self.held: list[tuple[Integers, str]] = []
+        self.borders: dict[str, str] = {}
         self.barriers: set[str] = set()
         self.seen: set[str] = set()
         self.count = 0
@@ -147,6 +149,26 @@ class Edit:
         value = self.facts.constant(tensor)
         assert value is not None, f"trace has proved that '{tensor}' is constant"
         return value
+
+    def outer(self, tensor: str, made: str) -> str:
+        """`made` is the tensor with pad channels: what those outside read, without them."""
+        source = self.source(tensor)
+        if source is None:
+            return made
+        places = np.flatnonzero(source >= 0)
+        if np.array_equal(places, np.arange(len(places))):
+            return self.new.slice(made, 1, 0, len(places))
+        return str(self.new.Gather(made, places, axis=1))
+
+    def inner(self, tensor: str) -> str:
+        """A tensor from outside with zeros as pad channels."""
+        source, of = self.source(tensor), rank(self.facts, tensor) or 0
+        if source is None:
+            return tensor
+        size = self.axis(tensor).size
+        tail = np.array_equal(source[:size], np.arange(size))
+        padded = self.new.pad(tensor, [0] * (of + 1) + [len(source) - size if tail else 1] + [0] * (of - 2))
+        return padded if tail else str(self.new.Gather(padded, np.where(source < 0, size, source), axis=1))
 
     def taken(self, tensor: str, *changes: Change, fill: float = 0.0) -> str | NDArray[Any]:
         """A constant with some axes rearranged: its own name where nothing changes, else new values."""

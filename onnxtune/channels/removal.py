@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.channels.axis import Integers
+from onnxtune.channels.bounds import origin
 from onnxtune.channels.compose import State
-from onnxtune.channels.constants import constants, transfer
+from onnxtune.channels.constants import bounded, known, transfer
 from onnxtune.channels.flow import Channels, analyse
 from onnxtune.channels.linear import Linear, Vector, layers, linear
 from onnxtune.channels.pointwise import operand
@@ -60,9 +61,9 @@ class Plan:
         return np.asarray(~self.kept[self.ids(layer)] & used & (np.nan_to_num(x) != 0))
 
 
-def plan(channels: Channels) -> Plan:
+def plan(facts: Facts) -> Plan:
     """The least set of channels. Needs channels of at least one layer's input; see the module's text."""
-    facts = channels.facts
+    channels = facts.once(analyse)
     kept = channels.held != 0
     read = []
     for node in layers(channels):
@@ -76,7 +77,7 @@ def plan(channels: Channels) -> Plan:
         maker = facts.producer(tensor)
         if maker is not None and maker.key not in useful:
             kept[axis.ids] = True  # leads nowhere: not ours to tidy up
-    found = Plan(channels, constants(channels), read, kept)
+    found = Plan(channels, facts.once(known), read, kept)
     found.idle = {layer.node.key: _idle(found, layer.node.outputs[0]) for layer in read}
     while True:
         _need(found)
@@ -180,8 +181,7 @@ def without_constant_operands(state: State, label: str) -> State:
     What made that operand (a residual branch whose last scales are 0) falls away.
     """
     facts = state.facts
-    channels = analyse(facts)
-    values = constants(channels)
+    channels, values = facts.once(analyse), facts.once(known)
     fragments = []
     useful = _useful(facts)
     for node in facts.nodes:
@@ -236,4 +236,8 @@ def support(channels: Channels, values: Mapping[str, Vector], keys: Collection[s
             if name in values and np.isfinite(values[name]).any():
                 found.add(maker.key)
                 wanted.append(maker)
+    for name in sorted(facts.once(bounded)):
+        maker = facts.producer(name)
+        if maker is not None and (maker.key in keys or maker.key in found):
+            found |= origin(facts, name) - set(keys)
     return found

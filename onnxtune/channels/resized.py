@@ -1,7 +1,7 @@
 """The replacement of a region when the numbers of channels change.
 
-The region is every node that reads or makes a tensor whose channels change. Such a tensor is seen by
-nobody else (graph outputs and barriers are pinned), so all tensors visible outside keep their shapes.
+The region is every node that reads or makes a tensor whose channels change, but for barriers. What barriers and
+callers see keeps its shape: such a tensor is pinned, or (flow.py, `cuts`) those outside read a Slice of it.
 Nodes that pick height and width out of a Shape belong to it too: the list of sizes itself changes. So do
 the DequantizeLinear of its weights, which are written anew with them.
 """
@@ -32,7 +32,11 @@ def resize_named(
     """The same; no new name is one of `taken`. Third: the names of the tensors that have got a new one."""
     facts = channels.facts
     edit = Edit(facts, channels.axes, counts, Builder("", (), facts.opset))
-    region = [n for n in facts.nodes if any(edit.source(t) is not None for t in (*n.inputs, *n.outputs))]
+    region = [
+        n
+        for n in facts.nodes
+        if n.key not in channels.barriers and any(edit.source(t) is not None for t in (*n.inputs, *n.outputs))
+    ]
     pickers = {key for n in region if n.is_op("Shape") for key in followers(facts, n)}
     keys = frozenset({n.key for n in region} | pickers)
     weights = {w.key for n in region for i in n.inputs if (w := stored(facts, i)) is not None}
@@ -41,6 +45,10 @@ def resize_named(
     region = [n for n in facts.nodes if n.key in keys and n.key not in weights]
     edit.new = Builder(f"{min(keys)}/{label}", facts.names | set(taken), facts.opset)
     visible: dict[str, str] = {}
+    made_inside = {o for n in region for o in n.outputs}
+    for name in dict.fromkeys(i for n in region for i in n.inputs):
+        if name not in made_inside and edit.source(name) is not None:
+            edit.names[name] = edit.inner(name)
     for node in region:
         known = operator(node)
         assert known is not None or node.key in pickers, "barriers are pinned"
@@ -51,5 +59,5 @@ def resize_named(
             edit.names[name] = made
             outside = any(reader.key not in keys for reader in facts.consumers(name))
             if outside or facts.is_output(name):
-                visible[name] = made
+                visible[name] = edit.outer(name, made)
     return keys, edit.new.finish(visible), {k: v for k, v in edit.names.items() if k not in visible}

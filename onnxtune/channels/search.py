@@ -74,9 +74,14 @@ def policy_step(policy: str) -> int:
     return 0
 
 
-def rounded_up(costs: Costs, runs: Sequence[int], overhead: float, step: int) -> dict[int, int]:
-    """Every run at its next multiple of `step` (0: next power of two), where the overhead allows it."""
-    sizes: dict[int, int] = {}
+def rounded_up(
+    costs: Costs, runs: Sequence[int], overhead: float, step: int, given: Mapping[int, int] | None = None
+) -> dict[int, int]:
+    """Every run at its next multiple of `step` (0: next power of two), where the overhead allows it.
+
+    `given`: other runs whose sizes are chosen already.
+    """
+    sizes: dict[int, int] = dict(given or {})
     for run in runs:
         now = costs.channels.runs[run].size
         size = rounded(now, step) if step else 1 << (now - 1).bit_length()
