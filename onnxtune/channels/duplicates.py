@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.channels.axis import Axis, Integers
+from onnxtune.channels.constants import same_channels
 from onnxtune.channels.contracting import sums
 from onnxtune.channels.flow import Channels
 from onnxtune.channels.linear import LAYERS, Linear, Vector, linear
@@ -154,6 +155,8 @@ def _marks(found: Multiples, node: Node, outputs: list[str]) -> list[Marks] | No
     if node.is_op("PRelu"):
         slope = _rows(facts, node, node.input(1), found.channels.axes[outputs[0]])
         return None if slope is None else [found.together(x.factors, x.labels, slope)]
+    if not same_channels(found.channels, node):
+        return None
     if node.is_op(*HOMOGENEOUS) or _pads_with_zeros(facts, node):
         return [found.together(x.factors, x.labels)]
     if node.is_op("Clip", "Pad", *UNARY):

@@ -239,6 +239,18 @@ def test_declines_reductions_over_channels() -> None:
         refused(net, net.add(op, net.add(function, y), axes=[1]), reason)
 
 
+def test_constants_of_channels_are_not_those_of_rows() -> None:
+    """The mean over 5 channels has 5 rows along the same axis."""
+    net, y = start(5)
+    z = net.add("ReduceMean", mute(net, y, [0, 1, 2, 3, 4], 0.0), axes=[1], keepdims=0)
+    (bias,) = [i for i in net.weights if list(i.dims) == [5]]
+    bias.CopyFrom(numpy_helper.from_array(np.arange(5, dtype=np.float32), bias.name))
+    other = net.add("ReduceMean", net.conv("x", 3, 2), axes=[1], keepdims=0)
+    proto = net.model(net.add("Add", z, other))
+    if any(hasattr(s, "details") for s in said_by("remove_dead_channels", proto)):
+        assert_rewrites("remove_dead_channels", proto)
+
+
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_reductions_over_places(keepdims: int) -> None:
     net, y = start(5)
