@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.channels.axis import Axis
-from onnxtune.channels.contracting import is_depthwise
-from onnxtune.channels.flow import Channels, analyse
+from onnxtune.channels.contracting import sums
+from onnxtune.channels.flow import Channels, analyse, same_channels
 from onnxtune.channels.linear import LAYERS, Linear, is_padded, linear
-from onnxtune.channels.pointwise import operand
+from onnxtune.channels.pointwise import aligned, operand
 from onnxtune.channels.rearranging import over_channels, parts
 from onnxtune.facts import Facts, Node
 
@@ -92,8 +92,9 @@ def _transfer(channels: Channels, node: Node, of: Of) -> list[Interval]:
     if node.key in channels.barriers:
         return [_all(x) for _ in node.outputs] if node.is_op(*_MOVES) else []
     if node.is_op(*LAYERS):
-        depthwise = node.is_op("Conv", "ConvTranspose") and is_depthwise(node)
-        return [_depthwise(facts, node, x) if depthwise else _contracted(channels, node, x)]
+        if sums(node, facts, channels.axes.get(node.input(0))):
+            return [_contracted(channels, node, x)]
+        return [_depthwise(facts, node, x)] if node.is_op("Conv", "ConvTranspose") else []
     if node.is_op("BatchNormalization"):
         scale, shift, mean, variance = (np.asarray(facts.constant(i), np.float64) for i in node.inputs[1:5])
         factor = scale / np.sqrt(variance + node.attribute("epsilon", 1e-5))
@@ -103,12 +104,12 @@ def _transfer(channels: Channels, node: Node, of: Of) -> list[Interval]:
     if node.is_op("Split", "Slice"):
         return _cut(channels, node, x)
     if node.is_op(*_COMBINE) and node.outputs[0] in channels.axes:
-        read = [_operand(facts, node, name, of, len(channels.axes[node.outputs[0]].ids)) for name in node.inputs]
+        read = [_operand(facts, node, name, of, channels.axes[node.outputs[0]]) for name in node.inputs]
         result = read[0]
         for other in read[1:]:
             result = _COMBINE[node.op_type](result, other)
         return [result]
-    return [_map(facts, node, x)]
+    return [_map(facts, node, x if same_channels(channels, node) else _all(x))]
 
 
 def _all(x: Interval) -> Interval:
@@ -131,7 +132,7 @@ def _shifted(x: Interval, shift: Vector) -> Interval:
 
 def _contracted(channels: Channels, node: Node, x: Interval) -> Interval:
     layer = linear(channels, node)
-    if layer is None:
+    if layer is None or layer.group > 1:
         return ANY
     low, high = (np.broadcast_to(end, (len(layer.starts),)) for end in (x if layer.uniform else _with_zero(x)))
     positive, negative = _halves(layer)
@@ -158,8 +159,8 @@ def _sum(w: Vector, ends: Vector, unknown: float) -> Vector:
 
 def _depthwise(facts: Facts, node: Node, x: Interval) -> Interval:
     w, bias = facts.constant(node.input(1)), facts.constant(node.input(2)) if node.input(2) else np.zeros(1)
-    assert w is not None, "trace has proved that the weights are constant"
-    assert bias is not None, "trace has proved that the bias is constant"
+    if w is None or bias is None:
+        return ANY  # stored as integers
     taps = w.reshape(len(w), -1).astype(np.float64)
     if len(taps) != node.attribute("group", 1):
         return ANY
@@ -169,7 +170,8 @@ def _depthwise(facts: Facts, node: Node, x: Interval) -> Interval:
 
 
 def _joined(channels: Channels, node: Node, read: list[Interval]) -> Interval:
-    if not over_channels(channels.facts, node) or any(i not in channels.axes for i in node.inputs):
+    known = [channels.axes[i] for i in node.inputs if i in channels.axes]
+    if len(known) < len(node.inputs) or not over_channels(channels.facts, node, known[0]):
         return np.min([x[0].min() for x in read], keepdims=True), np.max([x[1].max() for x in read], keepdims=True)
     sizes = [len(channels.axes[i].ids) for i in node.inputs]
     low, high = (
@@ -180,20 +182,21 @@ def _joined(channels: Channels, node: Node, read: list[Interval]) -> Interval:
 
 def _cut(channels: Channels, node: Node, x: Interval) -> list[Interval]:
     axis = channels.axes.get(node.input(0))
-    if axis is None or not over_channels(channels.facts, node) or len(x[0]) == len(x[1]) == 1:
+    if axis is None or not over_channels(channels.facts, node, axis) or len(x[0]) == len(x[1]) == 1:
         return [x for o in node.outputs if o]
-    pieces = parts(channels.facts, node, Axis(np.arange(len(axis.ids)), axis.blocks))
+    pieces = parts(channels.facts, node, Axis(np.arange(len(axis.ids)), axis.blocks, axis.dim))
     low, high = (np.broadcast_to(end, (len(axis.ids),)) for end in x)
     return [(low[p.ids], high[p.ids]) for o, p in zip(node.outputs, pieces, strict=True) if o]
 
 
-def _operand(facts: Facts, node: Node, name: str, of: Of, size: int) -> Interval:
-    constant = facts.constant(name)
+def _operand(facts: Facts, node: Node, name: str, of: Of, axis: Axis) -> Interval:
+    """`axis`: of the output."""
+    constant, role = facts.constant(name), operand(facts, node, name, axis.dim)
     if constant is None:
-        return of(name) if operand(facts, node, name) == "channels" else _all(of(name))
+        return of(name) if role == "channels" else _all(of(name))
     values = constant.astype(np.float64)
-    if operand(facts, node, name) == "per channel":
-        values = np.moveaxis(values, 1 - ((facts.rank(node.outputs[0]) or 0) - values.ndim), 0).reshape(size, -1)
+    if role == "per channel":
+        values = np.moveaxis(values, aligned(facts, node.outputs[0], name, axis.dim), 0).reshape(len(axis.ids), -1)
     else:
         values = values.reshape(1, -1)
     return values.min(axis=1), values.max(axis=1)

@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from onnxtune.channels.axis import Axis
 from onnxtune.channels.bounds import Interval, bounds, fixed
 from onnxtune.channels.contracting import sums
-from onnxtune.channels.flow import Channels, analyse
+from onnxtune.channels.flow import Channels, analyse, same_channels
 from onnxtune.channels.linear import LAYERS, Vector, is_padded, linear
 from onnxtune.channels.pointwise import aligned, operand
 from onnxtune.channels.ranges import UNARY
@@ -100,12 +100,6 @@ def _transfer(channels: Channels, node: Node, of: Of, outputs: list[str]) -> lis
     if node.is_op(*UNARY):
         return [_unary(facts, node, first)]
     return [_map(facts, node, first)] if same_channels(channels, node) else []
-
-
-def same_channels(channels: Channels, node: Node) -> bool:
-    """Are the channels of a node's output those of its first input, one by one?"""
-    into, out = (channels.axes.get(t) for t in (node.input(0), node.outputs[0]))
-    return into is not None and out is not None and np.array_equal(into.ids, out.ids)
 
 
 def _contracted(channels: Channels, node: Node, of: Of) -> Vector:

@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.channels.axis import Axis, Integers
-from onnxtune.channels.constants import same_channels
 from onnxtune.channels.contracting import sums
-from onnxtune.channels.flow import Channels
+from onnxtune.channels.flow import Channels, same_channels
 from onnxtune.channels.linear import LAYERS, Linear, Vector, linear
 from onnxtune.channels.pointwise import aligned, operand
 from onnxtune.channels.ranges import UNARY

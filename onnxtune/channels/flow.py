@@ -138,6 +138,12 @@ def _analyse(facts: Facts, *, cutting: bool) -> Channels:
     return Channels(facts, axes, runs, count, held, reasons, frozenset(trace.barriers), cuts)
 
 
+def same_channels(channels: Channels, node: Node) -> bool:
+    """Are the channels of a node's output those of its first input, one by one?"""
+    into, out = (channels.axes.get(t) for t in (node.input(0), node.outputs[0]))
+    return into is not None and out is not None and np.array_equal(into.ids, out.ids)
+
+
 def _trace(node: Node, trace: Trace) -> None:
     if node.is_op("Constant"):
         return

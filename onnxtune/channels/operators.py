@@ -61,13 +61,19 @@ class Trace:
             axis = self.axes.get(tensor)
         return axis if axis is not None and axis.dim == dim else None
 
-    def unknown(self, tensor: str, reason: str, dim: int = 1) -> None:
-        """Nothing is known of the channels of a tensor but their number: they must stay."""
+    def unknown(self, tensor: str, reason: str, dim: int = 1, *, inside: bool = False) -> None:
+        """Nothing is known of the channels of a tensor but their number: they must stay.
+
+        `inside`: a known operator makes it, which cannot make more channels.
+        """
         size = length(self.facts, tensor, dim)
         if size:
             self.axes[tensor] = self.fresh(size, dim)
-            self.pin(self.axes[tensor], reason)
             self._unknown.append((self.count - size, self.count, reason))
+            if inside:
+                self.pin(self.axes[tensor], reason)
+            else:
+                self.borders.setdefault(tensor, reason)
 
     def is_unknown(self, tensor: str) -> bool:
         """Has the tensor an axis for whose choice there was no ground?"""
@@ -157,18 +163,19 @@ class Edit:
             return made
         places = np.flatnonzero(source >= 0)
         if np.array_equal(places, np.arange(len(places))):
-            return self.new.slice(made, 1, 0, len(places))
-        return str(self.new.Gather(made, places, axis=1))
+            return self.new.slice(made, self.axis(tensor).dim, 0, len(places))
+        return str(self.new.Gather(made, places, axis=self.axis(tensor).dim))
 
     def inner(self, tensor: str) -> str:
         """A tensor from outside with zeros as pad channels."""
         source, of = self.source(tensor), rank(self.facts, tensor) or 0
         if source is None:
             return tensor
-        size = self.axis(tensor).size
+        size, dim, pads = self.axis(tensor).size, self.axis(tensor).dim, [0] * (2 * of)
         tail = np.array_equal(source[:size], np.arange(size))
-        padded = self.new.pad(tensor, [0] * (of + 1) + [len(source) - size if tail else 1] + [0] * (of - 2))
-        return padded if tail else str(self.new.Gather(padded, np.where(source < 0, size, source), axis=1))
+        pads[of + dim] = len(source) - size if tail else 1
+        padded = self.new.pad(tensor, pads)
+        return padded if tail else str(self.new.Gather(padded, np.where(source < 0, size, source), axis=dim))
 
     def taken(self, tensor: str, *changes: Change, fill: float = 0.0) -> str | NDArray[Any]:
         """A constant with some axes rearranged: its own name where nothing changes, else new values."""

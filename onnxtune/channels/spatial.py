@@ -48,7 +48,7 @@ class Reduce(SameLayout):
             if maker is None or not maker.is_op(*NOT_NEGATIVE):
                 return f"{reason} that may all be below 0"
         trace.hold(axis, reason)
-        trace.unknown(node.outputs[0], reason)
+        trace.unknown(node.outputs[0], reason, inside=True)
         return extra_outputs(node, facts)
 
     def refuses(self, node: Node, trace: Trace) -> str | None:
