@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from onnxtune.apply import apply
 from onnxtune.channels.axis import Integers
-from onnxtune.channels.flow import Channels, analyse
+from onnxtune.channels.flow import Channels, analyse, analyse_cutting
 from onnxtune.channels.linear import layers
 from onnxtune.channels.resized import resize
 from onnxtune.facts import Facts
@@ -102,16 +102,17 @@ def resized(channels: Channels, counts: Integers) -> onnx.ModelProto:
     return apply(channels.facts.model, [Proposal("resize", "", removes, fragment)]).proto
 
 
-def analysed(proto: onnx.ModelProto) -> Channels:
+def analysed(proto: onnx.ModelProto, *, cutting: bool = False) -> Channels:
     model = Model(proto)
-    return analyse(Facts(model, bind(model).sizes))
+    return (analyse_cutting if cutting else analyse)(Facts(model, bind(model).sizes))
 
 
 @WIDE
 @given(data=st.data())
 def test_any_classes_can_be_padded(data: st.DataObject) -> None:
+    """Also across graph inputs, outputs and barriers, by copies."""
     proto = network(data.draw)
-    channels = analysed(proto)
+    channels = analysed(proto, cutting=data.draw(st.booleans()))
     free = [r for r in channels.runs if not r.reason]
     sizes = {r.index: r.size + data.draw(st.integers(1, 4)) for r in free if data.draw(st.integers(0, 3))}
     if sizes:
