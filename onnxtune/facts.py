@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxtune.later import Later, is_large
 from onnxtune.model import Model
 from onnxtune.shapes import Shape, TensorInfo, infer
 
@@ -64,13 +66,15 @@ class Node:
 
 class Facts:
     """A model with its index. `sizes` binds the inputs to the shapes that are measured; `ranges`: between
-    which values the inputs lie, as the user has declared (correctness may be read off these)."""
+    which values the inputs lie, as the user has declared (correctness may be read off these). `weights`:
+    those that the model only describes."""
 
     def __init__(
         self,
         model: Model,
         sizes: Mapping[str, tuple[int, ...]] | None = None,
         ranges: Mapping[str, tuple[float, float]] | None = None,
+        weights: Mapping[str, Later] | None = None,
     ) -> None:
         self.model = model
         self.opset = model.opset
@@ -89,7 +93,9 @@ class Facts:
                 if name:
                     consumers.setdefault(name, []).append(node)
         self._consumers = {name: tuple(found) for name, found in consumers.items()}
+        self.weights = dict(weights or {})
         self._constants: dict[str, NDArray[Any] | None] = {}
+        self._large: WeakValueDictionary[str, NDArray[Any]] = WeakValueDictionary()
         self._derived: dict[Callable[[Facts], Any], Any] = {}
 
     def once(self, analysis: Callable[[Facts], Result]) -> Result:
@@ -123,11 +129,18 @@ class Facts:
         """Value of an initializer or Constant node; None when it is not constant.
 
         An initializer that is also a graph input may be fed at run time: it is not constant.
-        Do not write into the array.
+        Do not write into the array. Large ones are decoded again when nobody holds them any more.
         """
-        if tensor not in self._constants:
-            self._constants[tensor] = self._decode(tensor)
-        return self._constants[tensor]
+        if tensor in self._constants:
+            return self._constants[tensor]
+        found = self._large.get(tensor)
+        if found is None:
+            found = self._decode(tensor)
+            if found is not None and is_large(found):
+                self._large[tensor] = found
+            else:
+                self._constants[tensor] = found
+        return found
 
     def is_constant(self, tensor: str) -> bool:
         if tensor in self._initializers:
@@ -138,6 +151,8 @@ class Facts:
     def _decode(self, tensor: str) -> NDArray[Any] | None:
         if not self.is_constant(tensor):
             return None
+        if tensor in self.weights:
+            return self.weights[tensor].array()
         stored = self._initializers.get(tensor)
         if stored is not None:
             return numpy_helper.to_array(stored)

@@ -286,7 +286,7 @@ class _Tuning:
             self._reject(
                 good[i].proposal, "select", "an overlapping rewrite saves more time", good[i].comparison, last=False
             )
-        return [good[i] for i in chosen]
+        return [good[i].settled() for i in chosen]
 
     # --- gates -------------------------------------------------------------------------------
 

@@ -144,8 +144,9 @@ def _contracted(channels: Channels, node: Node, x: Interval) -> Interval:
 
 def _halves(layer: Linear) -> tuple[Vector, Vector]:
     """(rows, channels) sums of the positive weights and of the negative ones."""
+    stored = layer.stored
     halves = [
-        layer.alpha * np.add.reduceat(part(layer.stored, 0), layer.starts, axis=1, dtype=np.float64)
+        layer.alpha * np.add.reduceat(part(stored, 0), layer.starts, axis=1, dtype=np.float64)
         for part in (np.maximum, np.minimum)
     ]
     return (halves[0], halves[1]) if layer.alpha >= 0 else (halves[1], halves[0])

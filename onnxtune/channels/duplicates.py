@@ -169,20 +169,21 @@ def _layer(found: Multiples, node: Node) -> list[Marks] | None:
         return None
     w = layer.stored if x is None else _summed(layer, x)
     shifts = layer.bias / (layer.alpha or 1.0)
-    return [found.proportional(w, shifts, np.zeros(len(w)), _roundoff(layer.stored.dtype))]
+    return [found.proportional(w, shifts, np.zeros(len(w)), _roundoff(layer.dtype))]
 
 
 def _summed(layer: Linear, x: Marks) -> NDArray[Any]:
     """The layer's weights with columns that meet multiples of one channel added up."""
     _, head, group = np.unique(x.labels, return_index=True, return_inverse=True)
+    stored = layer.stored
     if len(head) == len(x.labels) and (x.factors == 1).all():
-        return layer.stored
-    w = np.zeros(layer.stored.shape)
+        return stored
+    w = np.zeros(stored.shape)
     for c, g in enumerate(group.ravel().tolist()):
         into, of = layer.columns(int(head[g])), layer.columns(c)
         if len(into) != len(of):
-            return layer.stored
-        w[:, into] += x.factors[c] * layer.stored[:, of]
+            return stored
+        w[:, into] += x.factors[c] * stored[:, of]
     return w
 
 

@@ -9,7 +9,7 @@ operator is a barrier: then its inputs keep their channels, and so do its output
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from onnxtune.channels.axis import Axis, Integers, take
 from onnxtune.channels.ranges import ANY, Range
 from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
+from onnxtune.later import Later, is_large
 
 UNKNOWN = "the number of channels is not known"
 ELSEWHERE = "the channels lie along another axis"
@@ -177,14 +178,24 @@ class Edit:
         padded = self.new.pad(tensor, pads)
         return padded if tail else str(self.new.Gather(padded, np.where(source < 0, size, source), axis=dim))
 
-    def taken(self, tensor: str, *changes: Change, fill: float = 0.0) -> str | NDArray[Any]:
-        """A constant with some axes rearranged: its own name where nothing changes, else new values."""
+    def taken(self, tensor: str, *changes: Change, fill: float = 0.0) -> Any:
+        """A constant with some axes rearranged: its own name where nothing changes, else an array or a Later."""
         if not tensor or all(source is None for _, source in changes):
             return tensor
         values = self.constant(tensor)
+        if not is_large(values):
+            return _rearranged(values, changes, fill)
+        shape = list(values.shape)
         for axis, source in changes:
-            values = take(values, axis, source, fill)
-        return values
+            shape[axis] = shape[axis] if source is None else len(source)
+        facts = self.facts
+
+        def make() -> NDArray[Any]:
+            whole = facts.constant(tensor)
+            assert whole is not None, "it was constant before"
+            return _rearranged(whole, changes, fill)
+
+        return Later(tuple(shape), values.dtype, make)
 
     def copy(
         self,
@@ -205,6 +216,12 @@ class Edit:
         count = max([len(node.inputs), *(p + 1 for p in replaced)])
         sources = [replaced.get(i, self.names.get(node.input(i), node.input(i))) for i in range(count)]
         return self.new.copy(proto, sources)
+
+
+def _rearranged(values: NDArray[Any], changes: Sequence[tuple[int, Integers | None]], fill: float) -> NDArray[Any]:
+    for axis, source in changes:
+        values = take(values, axis, source, fill)
+    return values
 
 
 class Operator(Protocol):

@@ -88,7 +88,7 @@ def is_weight(facts: Facts, tensor: str) -> bool:
     return facts.is_constant(tensor) or stored(facts, tensor) is not None
 
 
-def weight(edit: Edit, tensor: str, *changes: Change) -> str | NDArray[Any]:
+def weight(edit: Edit, tensor: str, *changes: Change) -> Any:
     """A weight with some axes rearranged, pads 0: see Edit.taken. A DequantizeLinear is always written anew."""
     node = stored(edit.facts, tensor) if tensor else None
     if node is None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from onnxtune.channels.axis import Integers
 from onnxtune.channels.bounds import origin
-from onnxtune.channels.compose import State
+from onnxtune.channels.compose import State, Weights
 from onnxtune.channels.constants import bounded, known, transfer
 from onnxtune.channels.flow import Channels, analyse
 from onnxtune.channels.linear import Linear, Vector, layers, linear
@@ -158,21 +158,26 @@ def without(state: State, found: Plan, label: str) -> State:
     return state.reweighted(found.layers, made, label).without(found.channels, found.kept, label)
 
 
-def _share(found: Plan, layer: Linear) -> tuple[Vector, Vector] | None:
+def _share(found: Plan, layer: Linear) -> Weights | None:
     """The layer's weights and bias with the constants of its removed inputs in them; None: as they are."""
     spared, ids = found.spared(layer), found.ids(layer)
     idle = found.idle[layer.node.key]
     if not spared.any() and not (idle.any() and not found.kept[ids].all()):
         return None
-    x, w, bias = found.values[layer.node.input(0)], layer.w, layer.bias.copy()
-    w[idle], bias[idle] = 0.0, 0.0
+    x, carrier = found.values[layer.node.input(0)], found.carriers.get(layer.node.key)
+    bias = np.where(idle, 0.0, layer.bias)
     if layer.uniform:
-        return w, bias + np.where(idle, 0.0, layer.shares(np.where(spared, x, 0.0)))
-    if spared.any():
-        carrier = found.carriers[layer.node.key]
-        for c in np.flatnonzero(spared).tolist():
+        bias = bias + np.where(idle, 0.0, layer.shares(np.where(spared, x, 0.0)))
+
+    def weights() -> Vector:
+        w = layer.w
+        w[idle] = 0.0
+        for c in np.flatnonzero(spared & (not layer.uniform)).tolist():
+            assert carrier is not None, "chosen in _carriers"
             w[:, layer.columns(carrier)] += x[c] / x[carrier] * w[:, layer.columns(c)]
-    return w, bias
+        return w
+
+    return weights, bias
 
 
 def without_constant_operands(state: State, label: str) -> State:

@@ -593,3 +593,63 @@ def test_random_graphs_stay_within_their_bounds(data: st.DataObject) -> None:
                 continue  # flattened maps: bounds are by channel
             assert (least >= lowest - slack).all(), name
             assert (most <= highest + slack).all(), name
+
+
+# --- removal and padding are chosen together ----------------------------------------------------------
+
+
+@pytest.fixture
+def avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxtune.channels.cost.cpu_features", lambda: frozenset({"avx", "avx512f"}))
+
+
+def most_of(net: Net, x: str, into: int, c: int = 100, dead: int = 38) -> str:
+    """A convolution with Relu of which some channels are 0."""
+    return str(net.add("Relu", mute(net, net.conv(x, into, c), range(5, 5 + dead), 0.0)))
+
+
+def widths(proposal: Proposal) -> set[tuple[int, int]]:
+    return {(t["from"], t["to"]) for t in proposal.details["tensors"]}
+
+
+@pytest.mark.usefixtures("avx512")
+def test_what_is_left_is_padded_to_what_the_kernels_want() -> None:
+    net = Net("N", 16, 14, 14)
+    y = most_of(net, most_of(net, "x", 16), 100)
+    proto = net.model(net.conv(y, 100, 64))
+    said = [s for s in said_by(RULE, proto) if isinstance(s, Proposal)]
+    assert widths(said[0]) == {(100, 64)}, "first what the cost model expects to be the fastest"
+    assert {(100, 62)} in [widths(s) for s in said], "and the bare removal, to be measured as well"
+    assert max(to for s in said for _, to in widths(s)) <= 100
+    after = assert_rewrites(RULE, proto)
+    assert (64, 64, 3, 3) in {tuple(i.dims) for i in after[0].graph.initializer}
+    again = [s for s in said_by(RULE, after[0]) if isinstance(s, Proposal)]
+    assert all(s.details["why"].keys() == {"padding"} for s in again), "nothing but the padding itself is left"
+    assert not [s for s in said_by("pad_channels", after[0]) if isinstance(s, Proposal)]
+
+
+@pytest.mark.usefixtures("avx512")
+def test_padding_of_classes_that_are_added_and_of_a_dead_branch() -> None:
+    net = Net("N", 16, 14, 14)
+    a = most_of(net, "x", 16)
+    b = most_of(net, a, 100)
+    y = net.add("Relu", net.add("Add", a, b))
+    never = net.norm(net.conv(net.add("Relu", net.conv(y, 100, 50)), 50, 100), 100)
+    scale, shift = inputs_of(net, never)[1:3]
+    set_weights(net, scale, slice(None), 0.0)
+    set_weights(net, shift, slice(None), 0.0)
+    y = net.add("Relu", net.add("Add", y, never))
+    proto = net.model(net.conv(y, 100, 64))
+    first = next(s for s in said_by(RULE, proto) if isinstance(s, Proposal))
+    assert widths(first) == {(100, 64), (50, 0), (100, 0)}
+    after = assert_rewrites(RULE, proto)
+    assert sum(n.op_type == "Add" for n in after[0].graph.node) == 1
+    assert sum(n.op_type == "Conv" for n in after[0].graph.node) == 3
+
+
+@pytest.mark.usefixtures("avx512")
+def test_a_class_is_not_padded_above_what_it_was() -> None:
+    net = Net("N", 16, 14, 14)
+    y = most_of(net, "x", 16, 63, 1)
+    said = [s for s in said_by(RULE, net.model(net.conv(y, 63, 64))) if isinstance(s, Proposal)]
+    assert {to for s in said for _, to in widths(s)} <= {62, 63}
