@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,7 +44,7 @@ def network(nodes: int, widths: tuple[int, ...], size: int = 16) -> onnx.ModelPr
         weights.append(numpy_helper.from_array(array.astype(np.float32), f"w{len(weights)}"))
         return weights[-1].name
 
-    def add(op: str, *inputs: str, **attributes: object) -> str:
+    def add(op: str, *inputs: str, **attributes: Any) -> str:
         made.append(helper.make_node(op, inputs, [f"t{len(made)}"], **attributes))
         return made[-1].output[0]
 

@@ -21,21 +21,17 @@ the model expects more than what a copy costs: the barrier then reads S^T y, a S
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from onnxtune.channels.cost import SLOWNESS, Costs, Target, rounded
 from onnxtune.channels.flow import Channels, Run, analyse_cutting
 from onnxtune.channels.resized import resize
-from onnxtune.channels.search import aligned_options, descend, groups, policy_step, rounded_up
+from onnxtune.channels.search import MOST, Choice, aligned_options, attempts, descend, policy_step, rounded_up
 from onnxtune.facts import Facts
 from onnxtune.proposal import Decline, Proposal
 
 NAME = "pad_channels"
-MOST = 14
-"""Proposals per model: each one is measured."""
-Choice = Mapping[int, int]
-"""Run -> its new number of channels."""
 
 
 def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | Decline]:
@@ -51,7 +47,7 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
         cutting = descend(hopeful, {**options, **aligned_options(hopeful, at_borders)}, overhead)
         steps = (target.larger(hopeful.half), 0)
         others = [descend(doubtful, options, overhead)] + [rounded_up(hopeful, [*chosen], overhead, s) for s in steps]
-        tries = _tries(hopeful, chosen, cutting, others)
+        tries = attempts(hopeful, chosen, cutting, others)
     else:
         step = policy_step(policy)
         chosen = rounded_up(hopeful, [r.index for r in free], overhead, step)
@@ -60,7 +56,7 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
             r: n for r, n in more.items() if r not in chosen and hopeful.gain({**chosen, r: n}) > hopeful.gain(chosen)
         }
         cutting = {**chosen, **pays}
-        tries = iter([chosen, *_tries(hopeful, chosen, cutting, [], least=float("-inf"))])
+        tries = iter([chosen, *attempts(hopeful, chosen, cutting, [], least=float("-inf"))])
     tried: list[Choice] = []
     for sizes in tries:
         if sizes and sizes not in tried and len(tried) < MOST:
@@ -70,22 +66,6 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
         reason = _why_not(hopeful, run, settings)
         if reason and run.index not in chosen and run.index not in cutting:
             yield Decline(NAME, run.tensor, f"{run.size} channels: {reason}")
-
-
-def _tries(
-    costs: Costs, chosen: Choice, cutting: Choice, others: Sequence[Choice], least: float = 0.0
-) -> Iterator[dict[int, int]]:
-    """Connected classes together, most promising first; with classes that end at a barrier; other sizes for
-    them; then each class alone, where the model expects a gain above `least`."""
-    together = sorted(groups(costs, chosen), key=costs.gain, reverse=True)
-    yield from together[: MOST // 2]
-    at_borders = [sizes for sizes in groups(costs, cutting) if any(costs.copies[run] for run in sizes)]
-    yield from sorted(at_borders, key=costs.gain, reverse=True)[: MOST // 4]
-    for sizes in together[: MOST // 4]:
-        yield from (less for other in others if (less := {run: other[run] for run in sizes if run in other}))
-    alone = [{run: size} for sizes in together if len(sizes) > 1 for run, size in sizes.items()]
-    yield from sorted((s for s in alone if costs.gain(s) > least), key=costs.gain, reverse=True)
-    yield from together[MOST // 2 :]
 
 
 def _why_not(costs: Costs, run: Run, settings: Mapping[str, Any]) -> str:

@@ -15,11 +15,11 @@ from onnx import TensorProto, numpy_helper
 from onnxtune.apply import apply
 from onnxtune.channels.flow import analyse
 from onnxtune.channels.resized import resize
+from onnxtune.channels.search import MOST
 from onnxtune.errors import RuleError
 from onnxtune.facts import Facts
 from onnxtune.model import Model
 from onnxtune.proposal import Proposal
-from onnxtune.rulebook import pad_channels
 from onnxtune.sizes import bind
 from onnxtune.testing import assert_declines, assert_rewrites, said_by
 from onnxtune.verify import Verifier
@@ -619,7 +619,7 @@ def test_proposals_are_few_on_a_large_graph() -> None:
     for _ in range(60):
         y = net.add("Relu", net.norm(net.conv(y, 9, 9, 1), 9))
     said = said_by("pad_channels", net.model(y), ALL)
-    assert 1 < len([s for s in said if isinstance(s, Proposal)]) <= pad_channels.MOST
+    assert 1 < len([s for s in said if isinstance(s, Proposal)]) <= MOST
 
 
 # --- random graphs -----------------------------------------------------------------------------------
