@@ -22,6 +22,7 @@ from onnxtune.catalog import catalog, choose
 from onnxtune.errors import UsageError
 from onnxtune.feeds import Case, Feeds
 from onnxtune.model import Model
+from onnxtune.ranges import check_inside, checked_ranges
 from onnxtune.report import Report
 from onnxtune.rule import Rule
 from onnxtune.runtime import resolve
@@ -52,6 +53,7 @@ def optimize(
     provider_options: Mapping[str, str] | None = None,
     threads: int = 0,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_ranges: Mapping[str, tuple[float, float]] | None = None,
     inputs: Sequence[Feeds] = (),
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -83,6 +85,8 @@ def optimize(
         provider_options: ONNX Runtime options of that provider.
         threads: CPU threads of a session; 0 leaves the choice to ONNX Runtime.
         input_shapes: input name -> shape to measure at, for inputs with dynamic dimensions.
+        input_ranges: input name -> lowest and highest value that a caller will ever feed. Rewrites may rely on
+            it (a channel that can never be above 0 before Relu is left out); it stands in report and result.
         inputs: feeds (input name -> array) that the result is verified on, beside generated ones.
         only, skip: names of rules to use exclusively, or to leave out.
         rules: folders with further rules. plugins: use rules that installed packages offer.
@@ -125,10 +129,13 @@ def optimize(
         rtol=rtol,
         atol=atol,
         sizes=dict(input_shapes or {}),
+        ranges=checked_ranges(loaded, input_ranges or {}),
         settings=dict(settings or {}),
         force=tuple(force_rules),
     )
     store = Cache(None if cache is False else cache_path() if cache is True else cache)
+    for i, feeds in enumerate(inputs):
+        check_inside(feeds, options.ranges, f"user input {i + 1}")
     extra = [Case(f"user input {i + 1}", dict(f)) for i, f in enumerate(inputs)]
     quiet: NotifyFunction = lambda stage, done, total: None  # noqa: E731
     how = parse_preprocess(preprocess or {})
