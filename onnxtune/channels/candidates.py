@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from onnxtune.channels.axis import Integers
 from onnxtune.channels.compose import State
 from onnxtune.channels.cost import SLOWNESS, Costs, Target, rounded
-from onnxtune.channels.flow import analyse
+from onnxtune.channels.flow import Channels, analyse
 from onnxtune.channels.linear import layers
 from onnxtune.channels.operators import length
 from onnxtune.channels.search import aligned_options, descend
@@ -36,20 +37,26 @@ def candidates(state: State, provider: str, label: str) -> Iterator[Candidate]:
     """First as the cost model would have it; none that is as large as the network was."""
     first = state.first.once(analyse)
     made = {n.outputs[0]: first.axes[n.outputs[0]] for n in layers(first)}
-    for padded in _padded(state, provider, label):
+    channels = state.facts.once(analyse)
+    for padded, counts in _padded(state, provider, label):
+        widths = {t: _width(channels, state.names.get(t, t), counts) for t in made}
         tensors: list[dict[str, str | int]] = [
-            {"tensor": t, "from": axis.size, "to": now}
-            for t, axis in made.items()
-            if (now := padded.width(t, axis.dim)) != axis.size
+            {"tensor": t, "from": axis.size, "to": widths[t]} for t, axis in made.items() if widths[t] != axis.size
         ]
         if tensors or len(padded.facts.nodes) < len(state.first.nodes):
             yield Candidate(padded, tensors)
 
 
-def _padded(state: State, provider: str, label: str) -> Iterator[State]:
+def _width(channels: Channels, tensor: str, counts: Integers) -> int:
+    """How many channels a tensor has under these counts; 0 when it is gone."""
+    axis = channels.axes.get(tensor)
+    return 0 if axis is None else int((axis.blocks * counts[axis.ids]).sum())
+
+
+def _padded(state: State, provider: str, label: str) -> Iterator[tuple[State, Integers]]:
     """The same network with the channel counts that have become smaller padded again, not above what they were.
 
-    First as the cost model would have it, then in multiples.
+    First as the cost model would have it, then in multiples. With the counts (see axis.py) of the padding.
     """
     channels, target = state.facts.once(analyse), Target.of(provider)
     costs = Costs(channels, target, SLOWNESS[-1])
@@ -70,4 +77,5 @@ def _padded(state: State, provider: str, label: str) -> Iterator[State]:
     for sizes in choices:
         if sizes not in tried:
             tried.append(sizes)
-            yield state.resized(channels, channels.padded(sizes), label) if sizes else state
+            counts = channels.padded(sizes)
+            yield (state.resized(channels, counts, label) if sizes else state), counts
