@@ -50,6 +50,7 @@ def optimize(
     inputs: Sequence[Feeds] = (),
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    exact_only: bool = False,
     rules: Sequence[str | os.PathLike[str]] = (),
     plugins: bool = True,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -73,6 +74,7 @@ def optimize(
         input_shapes: input name -> shape to measure at, for inputs with dynamic dimensions.
         inputs: feeds (input name -> array) that the result is verified on, beside generated ones.
         only, skip: names of rules to use exclusively, or to leave out.
+        exact_only: use only rules that keep the function the same in real arithmetic.
         rules: folders with further rules. plugins: use rules that installed packages offer.
         settings: overrides of rules' settings, e.g. {"pad_channels": {"policy": "pow2"}}.
         force_rules: rules whose rewrites are kept although they are not faster.
@@ -93,8 +95,8 @@ def optimize(
     _check_numbers(min_speedup=min_speedup, rtol=rtol, atol=atol, time_budget=time_budget, threads=threads, seed=seed)
     loaded = models.load(model)
     available = catalog([Path(r) for r in rules], plugins=plugins)
-    choose(available, force_rules)  # the names must exist
-    chosen = choose(available, only, skip)
+    choose(available, force_rules, exact_only=exact_only)  # the names must exist, and may be used
+    chosen = choose(available, only, skip, exact_only=exact_only)
     _check_settings(available, settings or {})
     target = resolve(providers, provider_options, threads)
     options = Options(
