@@ -80,7 +80,8 @@ def optimize(
         force_rules: rules whose rewrites are kept although they are not faster.
         min_speedup: least whole-model speed-up (ratio) for which the model is changed.
         rtol, atol: override the derived tolerances (relative to an output's largest magnitude; absolute).
-        time_budget: seconds after which nothing new is measured.
+        time_budget: seconds after which nothing new is measured; 0: nothing at all, so that only the
+            rewrites of `force_rules` (and measurements in the cache) count.
         seed: of everything random.
         cache: keep measurements in the user's cache folder; or a path of an SQLite file; False: do not.
         notify: called with (stage, done, total) as work proceeds.

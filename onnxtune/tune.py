@@ -48,7 +48,7 @@ NotifyFunction = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Options:
     """How to tune. `min_speedup`: least whole-model speed-up worth a new file. `time_budget`: seconds
-    after which nothing new is measured. `force`: rules kept even when they are not faster.
+    after which nothing new is measured (0: nothing at all; then only forced rewrites stay). `force`: rules kept even when they are not faster.
     `sizes`: input shapes to measure at. `settings`: overrides of rules' settings, by rule."""
 
     min_speedup: float = 1.02
@@ -362,8 +362,11 @@ class _Tuning:
         return []
 
     def _last_word(self, result: Model) -> Trial:
-        """The whole model against the original; measured longer where the first answer is blurred."""
-        timer = replace(self.timer, deadline=float("inf"))
+        """The whole model against the original; measured longer where the first answer is blurred.
+
+        The time budget does not hold here, but where it is 0 nothing is measured at all.
+        """
+        timer = replace(self.timer, deadline=float("inf")) if self.options.time_budget else self.timer
         for plan in CONFIRM_PLANS:
             trial = timer.models(self.original, result, self.sizes, plan)
             if (
