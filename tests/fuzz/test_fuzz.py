@@ -34,7 +34,7 @@ from onnxtune.feeds import cases
 from onnxtune.localcheck import check_region, resized
 from onnxtune.model import Model
 from onnxtune.proposal import Decline
-from onnxtune.report import Rejected, Report
+from onnxtune.report import Report
 from onnxtune.runtime import Target
 from onnxtune.sizes import bind
 from onnxtune.trial import Timer, Trial
