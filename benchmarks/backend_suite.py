@@ -72,7 +72,7 @@ class Result:
 # --- the suite -----------------------------------------------------------------------------------------
 
 
-def tests(kinds: Sequence[str] = KINDS) -> Iterator[Test]:
+def models(kinds: Sequence[str]) -> Iterator[Test]:
     """All tests of these kinds, by name."""
     from onnx.backend.test.loader import load_model_tests
 
@@ -326,7 +326,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="all results as JSON")
     arguments = parser.parse_args()
     began = time.perf_counter()
-    chosen = [t for t in tests(arguments.kinds) if arguments.only in t.name]
+    chosen = [t for t in models(arguments.kinds) if arguments.only in t.name]
     if arguments.sample:
         chosen = sample(chosen, arguments.sample)
     results: list[Result] = []
@@ -334,6 +334,9 @@ def main() -> int:
         pending = [pool.submit(check_all, t, arguments.modes) for t in chosen]
         for i, future in enumerate(pending):
             results += future.result()
+            for result in results[-len(arguments.modes) :]:
+                if result.status == "failed":
+                    print(f"FAILED {result.name} ({result.mode}): {result.reason}", file=sys.stderr, flush=True)
             if i % 200 == 199:
                 print(f"{i + 1} of {len(chosen)}, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     print(report(results))

@@ -7,6 +7,7 @@ In the end the whole model is timed against the original. What is not faster the
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from onnxtune import provenance
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache, structure
 from onnxtune.compare import Comparison
-from onnxtune.costs import total_macs
+from onnxtune.costs import macs, total_macs
 from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
 from onnxtune.feeds import Case, cases
@@ -40,6 +41,9 @@ from onnxtune.verify import Verdict, Verifier
 
 ROUND_LIMIT = 8
 ENABLING = "lets other rules fire"
+WRITTEN = 8
+"""Multiply-accumulates that take as long as writing one value, roughly."""
+UNDONE = "it leads back to a graph that was there before"
 NOT_NEEDED = "no other rule needs it"
 NotifyFunction = Callable[[str, int, int], None]
 """Progress: stage in words, how many of how many are done (total 0: unknown)."""
@@ -48,7 +52,8 @@ NotifyFunction = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Options:
     """How to tune. `min_speedup`: least whole-model speed-up worth a new file. `time_budget`: seconds
-    after which nothing new is measured (0: nothing at all; then only forced rewrites stay). `force`: rules kept even when they are not faster.
+    after which nothing new is measured (0: nothing at all; then only forced rewrites stay). `force`:
+    rules kept even when they are not faster.
     `sizes`: input shapes to measure at. `settings`: overrides of rules' settings, by rule."""
 
     min_speedup: float = 1.02
@@ -243,8 +248,10 @@ class _Tuning:
         return bool(found[1] - found[0])
 
     def _rounds(self, base: Model, steps: list[Step], rules: Sequence[Rule]) -> list[Step]:
+        seen: set[str] = set()
         for number in range(ROUND_LIMIT):
             current = apply(base, [s.proposal for s in steps])
+            seen.add(structure(current.proto))
             with self._stage("propose"):
                 facts = Facts(current, self.sizes)
                 said = propose(facts, rules, self.rule_settings)
@@ -255,14 +262,24 @@ class _Tuning:
             taken = self._judge(facts, proposals, f"round {number + 1}")
             if not taken:
                 break
-            steps = self._verified(base, [*steps, *taken])
+            longer = self._verified(base, [*steps, *taken])
+            if structure(apply(base, [s.proposal for s in longer]).proto) in seen:
+                for step in taken:  # rules that undo each other would go on for ever
+                    self._reject(step.proposal, "select", UNDONE, step.comparison)
+            else:
+                steps = longer
         return steps
 
     def _judge(self, facts: Facts, proposals: Sequence[Proposal], label: str) -> list[Step]:
-        """Measure each proposal's region, then take the best set that does not overlap."""
-        good: list[Step] = []
-        for i, proposal in enumerate(proposals):
-            self.notify(f"{label}: measuring {proposal.rule}", i, len(proposals))
+        """Measure each proposal's region, then take the best set that does not overlap.
+
+        Regions with most work come first: where the time budget ends, what matters has been measured.
+        """
+        found: dict[int, Step] = {}
+        order = sorted(range(len(proposals)), key=lambda i: -_work(facts, proposals[i]))
+        for done, i in enumerate(order):
+            proposal = proposals[i]
+            self.notify(f"{label}: measuring {proposal.rule}", done, len(proposals))
             forced = proposal.rule in self.options.force
             with self._stage("measure"):
                 trial = self.timer.region(facts, proposal)
@@ -275,7 +292,8 @@ class _Tuning:
             if problem:
                 self._reject(proposal, "verify", problem, trial.comparison)
                 continue
-            good.append(replace(step, error=error))
+            found[i] = replace(step, error=error)
+        good = [found[i] for i in sorted(found)]
         bonus = [1.0 if s.forced else 1e-9 if s.proposal.enabling else 0.0 for s in good]
         weights = [max(s.saved, 0.0) + b for s, b in zip(good, bonus, strict=True)]  # no gain may read as a small loss
         chosen = select([s.proposal for s in good], weights)
@@ -465,6 +483,13 @@ def _local(facts: Facts, proposal: Proposal, seed: int) -> tuple[float | None, s
     except ApplyError as error:
         return None, str(error)
     return (verdict.error if verdict.ok else None), ("" if verdict.ok is not False else verdict.reason)
+
+
+def _work(facts: Facts, proposal: Proposal) -> int:
+    """How much the removed nodes do: multiply-accumulates, and the values that they write."""
+    nodes = [facts.by_key[key] for key in proposal.removes]
+    written = (math.prod(facts.size(o) or ()) for n in nodes for o in n.outputs if o)
+    return sum(macs(facts, n) for n in nodes) + WRITTEN * sum(written)
 
 
 def _slower(comparison: Comparison | None) -> bool:

@@ -21,7 +21,7 @@ def test_a_sample_of_the_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "backend_suite", suite)  # dataclasses look their module up there
     spec.loader.exec_module(suite)
     kinds = ("node", "simple", "pytorch-converted", "pytorch-operator")
-    results = [r for t in suite.sample(list(suite.tests(kinds)), 60) for r in suite.check_all(t)]
+    results = [r for t in suite.sample(list(suite.models(kinds)), 60) for r in suite.check_all(t)]
     assert not [(r.name, r.mode, r.reason) for r in results if r.status == "failed"]
     assert sum(r.status == "passed" and r.mode == "forced" for r in results) >= 40
     assert sum(bool(r.rules) for r in results) >= 5

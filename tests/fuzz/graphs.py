@@ -21,7 +21,7 @@ OPSETS = (7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22)
 CHANNELS = (1, 2, 3, 4, 5, 6, 8, 13)
 
 
-class Unfit(Exception):
+class UnfitError(Exception):
     """The layer cannot stand on this tensor."""
 
 
@@ -87,7 +87,7 @@ class Sketch:
 
     def need(self, condition: bool) -> None:
         if not condition:
-            raise Unfit
+            raise UnfitError
 
     def add(
         self,
@@ -187,7 +187,7 @@ class Sketch:
             if value.type.tensor_type.elem_type != self.type:
                 self.types[value.name] = value.type.tensor_type.elem_type
         if not all(o in self.shapes for o in node.output):
-            raise Unfit
+            raise UnfitError
 
     @property
     def types(self) -> dict[str, int]:
@@ -742,7 +742,7 @@ def parted(s: Sketch, x: str) -> str:
 
 @layer(times=2)
 def cheaper_elsewhere(s: Sketch, x: str) -> str:
-    """What could stand before or after its neighbour: an activation at a pooling, a cut or a stride at a convolution."""
+    """What could stand before or after its neighbour: an activation at a pooling, a cut at a convolution."""
     first, second = s.choose.pick(
         (
             (activation, pool),
@@ -838,8 +838,8 @@ def random_model(choose: Choices, layers: int = 12) -> onnx.ModelProto:
         try:
             y = entry.layer(s, start)
             if len(s.shape(y)) != 4 or np.prod(s.shape(y)) > 12_000:
-                raise Unfit
-        except Unfit:
+                raise UnfitError
+        except UnfitError:
             del s.nodes[mark:], s.weights[weights:], s.fed[fed:]
             s.shared.clear()
             continue
