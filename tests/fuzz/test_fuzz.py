@@ -48,6 +48,9 @@ EXACT = tuple(r.name for r in catalog(plugins=False) if r.card.safety == "exact"
 POLICIES = ("auto", "multiple:4", "pow2")
 FOREIGN = ("simplify", "upgrade_opset")
 """Somebody else's code, which the gates are there for: it may be refused at verification."""
+HARMLESS = ("stands on a rewrite", "Only N can be zero", "Pad should be smaller than kernel")
+"""Refusals that say nothing against the rule. (The last is ONNX Runtime's: its own fusion of a Pad with a
+pooling makes pads that it then refuses, of some originals too.)"""
 T = TypeVar("T")
 
 pytestmark = pytest.mark.slow
@@ -134,7 +137,7 @@ def is_wrong(reason: str) -> bool:
     numbers = re.search(r"difference (\S+), tolerance (\S+)\)", reason)
     if numbers:
         return float(numbers[1]) > 10 * float(numbers[2])
-    return not any(harmless in reason for harmless in ("stands on a rewrite", "Only N can be zero"))
+    return not any(harmless in reason for harmless in HARMLESS)
 
 
 def optimized(proto: onnx.ModelProto, seed: int, **options: Any) -> None:
