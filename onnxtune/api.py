@@ -57,6 +57,7 @@ def optimize(
     inputs: Sequence[Feeds] = (),
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    exact_only: bool = False,
     rules: Sequence[str | os.PathLike[str]] = (),
     plugins: bool = True,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -89,6 +90,7 @@ def optimize(
             it (a channel that can never be above 0 before Relu is left out); it stands in report and result.
         inputs: feeds (input name -> array) that the result is verified on, beside generated ones.
         only, skip: names of rules to use exclusively, or to leave out.
+        exact_only: use only rules that keep the function the same in real arithmetic.
         rules: folders with further rules. plugins: use rules that installed packages offer.
         settings: overrides of rules' settings, e.g. {"pad_channels": {"policy": "pow2"}}.
         force_rules: rules whose rewrites are kept although they are not faster.
@@ -102,7 +104,8 @@ def optimize(
         resume: use the fits that an interrupted run on the same model and data has left in the cache folder.
         min_speedup: least whole-model speed-up (ratio) for which the model is changed.
         rtol, atol: override the derived tolerances (relative to an output's largest magnitude; absolute).
-        time_budget: seconds after which nothing new is measured.
+        time_budget: seconds after which nothing new is measured; 0: nothing at all, so that only the
+            rewrites of `force_rules` (and measurements in the cache) count.
         seed: of everything random.
         cache: keep measurements in the user's cache folder; or a path of an SQLite file; False: do not.
         notify: called with (stage, done, total) as work proceeds.
@@ -118,8 +121,8 @@ def optimize(
     _check_numbers(min_speedup=min_speedup, rtol=rtol, atol=atol, time_budget=time_budget, threads=threads, seed=seed)
     loaded = models.load(model)
     available = catalog([Path(r) for r in rules], plugins=plugins)
-    choose(available, force_rules)  # the names must exist
-    chosen = choose(available, only, skip)
+    choose(available, force_rules, exact_only=exact_only)  # the names must exist, and may be used
+    chosen = choose(available, only, skip, exact_only=exact_only)
     _check_settings(available, settings or {})
     target = resolve(providers, provider_options, threads)
     options = Options(

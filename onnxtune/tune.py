@@ -7,6 +7,7 @@ In the end the whole model is timed against the original. What is not faster the
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from onnxtune.calibrate.judge import Judge
 from onnxtune.calibrate.level import Level
 from onnxtune.calibrate.search import Calibration, Point, Search, Timed, summary
 from onnxtune.compare import Comparison
-from onnxtune.costs import total_macs
+from onnxtune.costs import macs, total_macs
 from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
 from onnxtune.feeds import Case, cases
@@ -48,6 +49,9 @@ PROMISE_LAYERS, PROMISE_SECONDS = 6, 15.0
 PROMISE_RATIO = 0.3
 """Multiply-accumulates left of a layer that calibration mostly allows."""
 ENABLING = "lets other rules fire"
+WRITTEN = 8
+"""Multiply-accumulates that take as long as writing one value, roughly."""
+UNDONE = "it leads back to a graph that was there before"
 NOT_NEEDED = "no other rule needs it"
 NotifyFunction = Callable[[str, int, int], None]
 """Progress: stage in words, how many of how many are done (total 0: unknown)."""
@@ -56,9 +60,9 @@ NotifyFunction = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Options:
     """How to tune. `min_speedup`: least whole-model speed-up worth a new file. `time_budget`: seconds
-    after which nothing new is measured. `force`: rules kept even when they are not faster.
-    `sizes`: input shapes to measure at. `ranges`: between which values
-    inputs lie. `settings`: overrides of rules' settings, by rule."""
+    after which nothing new is measured (0: nothing at all; then only forced rewrites stay). `force`:
+    rules kept even when they are not faster. `sizes`: input shapes to measure at. `ranges`: between which
+    values inputs lie. `settings`: overrides of rules' settings, by rule."""
 
     min_speedup: float = 1.02
     time_budget: float = 120.0
@@ -265,8 +269,10 @@ class _Tuning:
         return bool(found[1] - found[0])
 
     def _rounds(self, base: Model, steps: list[Step], rules: Sequence[Rule]) -> list[Step]:
+        seen: set[str] = set()
         for number in range(ROUND_LIMIT):
             current = apply(base, [s.proposal for s in steps])
+            seen.add(structure(current.proto))
             with self._stage("propose"):
                 facts = self._facts(current)
                 said = propose(facts, rules, self.rule_settings)
@@ -276,14 +282,24 @@ class _Tuning:
             taken = self._judge(facts, proposals, f"round {number + 1}")
             if not taken:
                 break
-            steps = self._verified(base, [*steps, *taken])
+            longer = self._verified(base, [*steps, *taken])
+            if structure(apply(base, [s.proposal for s in longer]).proto) in seen:
+                for step in taken:  # rules that undo each other would go on for ever
+                    self._reject(step.proposal, "select", UNDONE, step.comparison)
+            else:
+                steps = longer
         return steps
 
     def _judge(self, facts: Facts, proposals: Sequence[Proposal], label: str) -> list[Step]:
-        """Measure each proposal's region, then take the best set that does not overlap."""
-        good: list[Step] = []
-        for i, proposal in enumerate(proposals):
-            self.notify(f"{label}: measuring {proposal.rule}", i, len(proposals))
+        """Measure each proposal's region, then take the best set that does not overlap.
+
+        Regions with most work come first: where the time budget ends, what matters has been measured.
+        """
+        found: dict[int, Step] = {}
+        order = sorted(range(len(proposals)), key=lambda i: -_work(facts, proposals[i]))
+        for done, i in enumerate(order):
+            proposal = proposals[i]
+            self.notify(f"{label}: measuring {proposal.rule}", done, len(proposals))
             forced = proposal.rule in self.options.force
             with self._stage("measure"):
                 trial = self.timer.region(facts, proposal)
@@ -296,7 +312,8 @@ class _Tuning:
             if problem:
                 self._reject(proposal, "verify", problem, trial.comparison)
                 continue
-            good.append(replace(step, error=error))
+            found[i] = replace(step, error=error)
+        good = [found[i] for i in sorted(found)]
         bonus = [float(len(s.proposal.removes)) if s.forced else 1e-9 if s.proposal.enabling else 0.0 for s in good]
         weights = [max(s.saved, 0.0) + b for s, b in zip(good, bonus, strict=True)]  # no gain may read as a small loss
         chosen = select([s.proposal for s in good], weights)
@@ -506,8 +523,11 @@ class _Tuning:
         return []
 
     def _last_word(self, result: Model) -> Trial:
-        """The whole model against the original; measured longer where the first answer is blurred."""
-        timer = replace(self.timer, deadline=float("inf"))
+        """The whole model against the original; measured longer where the first answer is blurred.
+
+        The time budget does not hold here, but where it is 0 nothing is measured at all.
+        """
+        timer = replace(self.timer, deadline=float("inf")) if self.options.time_budget else self.timer
         for plan in CONFIRM_PLANS:
             trial = timer.models(self.original, result, self.sizes, plan)
             if (
@@ -609,6 +629,13 @@ def _local(facts: Facts, proposal: Proposal, seed: int) -> tuple[float | None, s
     except ApplyError as error:
         return None, str(error)
     return (verdict.error if verdict.ok else None), ("" if verdict.ok is not False else verdict.reason)
+
+
+def _work(facts: Facts, proposal: Proposal) -> int:
+    """How much the removed nodes do: multiply-accumulates, and the values that they write."""
+    nodes = [facts.by_key[key] for key in proposal.removes]
+    written = (math.prod(facts.size(o) or ()) for n in nodes for o in n.outputs if o)
+    return sum(macs(facts, n) for n in nodes) + WRITTEN * sum(written)
 
 
 def _slower(comparison: Comparison | None) -> bool:

@@ -55,6 +55,20 @@ def test_writes_the_result_beside_the_input(model: Path, capsys: pytest.CaptureF
     assert err == ""
 
 
+def test_exact_only_reaches_the_rules(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\ncode = "U1"\nsummary = "s"\nwhy = "w"\nsafety = "calibrated"\n'
+        '[pattern]\ngraph = "p (x) => (y) { y = LRN (x) }"\n'
+    )
+    (tmp_path / "mine.py").write_text('def rewrite(match, new, settings):\n    return match["x"]\n')
+    assert run("optimize", model, *FORCED, "--exact-only", "--rules", tmp_path, "--json", "-") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "replace_lrn" in report["settings"]["rules"]
+    assert "mine" not in report["settings"]["rules"]
+    assert run("optimize", model, "--exact-only", "--rules", tmp_path, "--only", "mine") == 2
+    assert "which --exact-only leaves out" in capsys.readouterr().err
+
+
 def test_json_alone_on_stdout(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("optimize", model, *FORCED, "--json", "-") == 0
     report = json.loads(capsys.readouterr().out)

@@ -39,7 +39,9 @@ def cases() -> Iterator[CaseOf]:
     """Each between two convolutions."""
     for name, opset, body in SPELLINGS:
         text = f"c = Conv <pads = [1, 1, 1, 1]> (x, w)  {body}  y = Conv (a, v)"
-        numbers = {k: np.float32(v) for k, v in NUMBERS.items() if any(f"{e}{k}" in body for e in ("(", ", "))}
+        numbers = {
+            k: np.array(v, np.float32) for k, v in NUMBERS.items() if any(f"{e}{k}" in body for e in ("(", ", "))
+        }
         weights = {"w": weights_of(32, 16, 3, 3), "v": weights_of(32, 32, 1, 1), **numbers}
         graph = f"g (float[N, 16, 56, 56] x) => (float[N, 32, H, W] y) {{ {text} }}"
         yield CaseOf(name, model_of(graph, weights, opset=opset))

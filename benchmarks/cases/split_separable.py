@@ -20,7 +20,8 @@ def cases() -> Iterator[CaseOf]:
     ):
         body = f"c = Conv <{same(3)}> (x, w)  y = Relu (c)"
         yield CaseOf(f"Conv {name}, 64x28x28", model("N, 64, 28, 28", body, {"w": w.astype(np.float32)}))
-    blur = np.repeat(np.outer(*[[1, 4, 6, 4, 1]] * 2)[None, None] / np.float32(256), 64, axis=0)
+    row = np.array([1, 4, 6, 4, 1]) / 16
+    blur = np.repeat(np.outer(row, row)[None, None], 64, axis=0)
     body = f"z = Relu (x)  c = Conv <{same(5)}, group = 64> (z, w)  y = Relu (c)"
     yield CaseOf("depthwise 5x5 blur, 64x56x56", model("N, 64, 56, 56", body, {"w": blur.astype(np.float32)}))
     low = weights_of(4096, 64) @ weights_of(64, 4096)

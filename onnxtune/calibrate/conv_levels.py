@@ -107,8 +107,9 @@ def _fragment(facts: Facts, rule: str, layer: Layer, factors: Factors) -> Fragme
     x = layer.x
     stages = factors.stages
     for stage in stages:
-        bias = factors.bias if stage is stages[-1] else None
-        x = add_conv(new, x, stage.weight, bias, stage.window, layer.dtype, stage.group)
+        bias = factors.bias.astype(np.float64) if stage is stages[-1] else None
+        weight = stage.weight.astype(np.float64)
+        x = add_conv(new, x, weight, bias, stage.window, layer.dtype, stage.group)
     return new.finish({layer.y: x})
 
 

@@ -101,6 +101,7 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
             input_ranges=parse_ranges(flags["input_range"]),
             only=words(flags["only"]),
             skip=(*words(flags["skip"]), *(["freeze_initializers"] if flags["keep_initializers_as_inputs"] else [])),
+            exact_only=flags["exact_only"],
             rules=flags["rules"],
             plugins=flags["plugins"],
             settings=_settings(ctx, flags),
