@@ -60,6 +60,7 @@ ORDER = (
     "feeds",
     "compare",
     "measure",
+    "bench",
     "cache",
     "trial",
     "verify",
