@@ -12,7 +12,7 @@ optimised in three ways, without measuring, so that the clock decides nothing:
 
 A model is skipped, with the reason, where ONNX Runtime itself cannot run the original, where it does not
 give the reference with it, or where onnxtune says that it does not support such a model. Tolerances are
-the suite's; where ONNX Runtime's own result deviates by more, that deviation. Exits with 1 on a failure.
+the suite's. Exits with 1 on a failure.
 """
 
 from __future__ import annotations
