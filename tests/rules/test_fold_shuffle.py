@@ -233,6 +233,6 @@ def test_random_orders(order: list[int], after: str, before: bool) -> None:
 
 def test_channels_that_a_concat_joins_are_left_to_it() -> None:
     """The layer before makes only some of the channels."""
-    body = f"c = Conv (x, v5) d = Concat <axis = 1> (c, x) {gather('d', 'y')}"
+    body = f"a = Conv (x, v5) b = Concat <axis = 1> (a, x) {gather('b', 'y')}"
     proto = model(body, v5=random(4, 8, 1, 1), x="N, 8, 5, 7")
     assert_declines(RULE, proto, "is made by Concat of other channels")
