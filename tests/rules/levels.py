@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnxtune.apply import apply
@@ -136,3 +138,26 @@ def _grouped(channels: int, group: int) -> onnx.ModelProto:
     text = f"""g (float[N, {channels}, 9, 9] x) => (float[N, {channels}, 9, 9] y)
                {{ y = Conv <pads = [2, 2, 2, 2], group = {group}> (x, w) }}"""
     return model_of(text, {"w": random_weight(channels, channels // group, 5, 5)})
+
+
+def check_conv_rule(rule: str) -> None:
+    """What holds for each: levels run in the shapes that were timed, near misses are declined, 1x1 is not theirs."""
+
+    @settings(max_examples=5, deadline=None)
+    @given(
+        st.tuples(st.integers(4, 12), st.integers(3, 9)),
+        st.tuples(*[st.integers(0, 3)] * 4),
+        st.tuples(st.integers(1, 2), st.integers(1, 2)),
+        st.sampled_from([(5, 5), (3, 5), (7, 4)]),
+    )
+    def shapes(
+        widths: tuple[int, int], pads: tuple[int, ...], strides: tuple[int, int], kernel: tuple[int, int]
+    ) -> None:
+        attributes = f"pads = {list(pads)}, strides = {list(strides)}"
+        proto = conv_model(random_weight(*widths, *kernel), attributes)
+        assert_same_shapes(rule, proto, multiple=1, ratios=[0.3, 0.7])
+
+    shapes()
+    for proto, reason in near_misses():
+        assert_declined(rule, proto, reason)
+    assert levels_of(rule, conv_model(random_weight(8, 8, 1, 1), "pads = [0, 0, 0, 0]"), min_share=0.0) == ([], [])
