@@ -4,14 +4,6 @@ from __future__ import annotations
 
 import pytest
 from levels import assert_recovers, check_conv_rule
-    assert_declined,
-    assert_recovers,
-    assert_same_shapes,
-    conv_model,
-    levels_of,
-    near_misses,
-    random_weight,
-)
 
 from onnxtune.windows import Window
 
@@ -31,4 +23,3 @@ def test_a_kernel_of_that_form_is_found_again(window: Window, form: str) -> None
 
 def test_what_holds_for_all_of_them() -> None:
     check_conv_rule(RULE)
-

@@ -4,14 +4,6 @@ from __future__ import annotations
 
 import pytest
 from levels import assert_recovers, check_conv_rule, conv_model, levels_of, random_weight
-    assert_declined,
-    assert_recovers,
-    assert_same_shapes,
-    conv_model,
-    levels_of,
-    near_misses,
-    random_weight,
-)
 
 from onnxtune.windows import Window
 
