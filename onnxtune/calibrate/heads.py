@@ -1,0 +1,162 @@
+"""Smaller forms of a fully connected layer y = W x + b, W (J, d), fitted to what it really sees.
+
+    low rank    Q = leading eigenvectors of W* C W*^T;  y = Q (Q^T W* x) + mean y - Q Q^T W* mean x
+    pooled      z = P x (z, d):  W' = W* C P^T (P C P^T)^-1,  b' = mean y - W' P mean x
+    maps        P the same R spatial maps for every channel: x (C, S) -> x B^T (C, R), B (R, S);
+                W' and B are each linear given the other, fitted by turns
+
+W* = W + (C_yx - W C)(C)^-1 is W itself where y is the layer's own output. C is shrunk towards a multiple of
+the identity (Ledoit and Wolf): a head is fitted to one row per image, often fewer than it has columns. No
+label or logit is regressed, so there is no noise but that of C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from onnxtune.calibrate.covariance import Kronecker, ridge, shrunk
+from onnxtune.calibrate.moments import Array, Moments
+from onnxtune.calibrate.solve import solve_right
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """y = outer (inner x) + bias. `rel_error`: expected, under the shrunk covariance."""
+
+    inner: Array
+    """(z, d); for maps (R, S), applied to every channel"""
+    outer: Array
+    """(J, z); for maps (J, C R), channel by channel"""
+    bias: Array
+    rel_error: float
+
+
+def low_rank(weight: Array, bias: Array | None, moments: Moments | None, rank: int) -> Head:
+    """The product of (J, rank) and (rank, d). Without data: the truncated singular value decomposition."""
+    target, covariance, mean_x, mean_y = _layer(weight, bias, moments)
+    through = target if covariance is None else target @ covariance
+    gram = through @ target.T
+    values, vectors = scipy.linalg.eigh((gram + gram.T) / 2)
+    q = vectors[:, ::-1][:, :rank]
+    inner = q.T @ target
+    lost = max(0.0, float(values[: len(values) - q.shape[1]].sum()))
+    return Head(inner, q, mean_y - q @ (inner @ mean_x), _root(lost, float(values.sum())))
+
+
+def pooled(weight: Array, bias: Array | None, moments: Moments | None, pooling: Array) -> Head:
+    """The best layer on pooled features `pooling` x, pooling (z, d)."""
+    target, covariance, mean_x, mean_y = _layer(weight, bias, moments)
+    through = pooling if covariance is None else pooling @ covariance
+    outer = solve_right(through @ pooling.T, target @ through.T)
+    error = _lost(target - outer @ pooling, target, covariance)
+    return Head(pooling, outer, mean_y - outer @ (pooling @ mean_x), error)
+
+
+def pooled_maps(weight: Array, bias: Array | None, mean_x: Array, covariance: Kronecker, maps: Array) -> Head:
+    """The best layer on x B^T, B (R, S), for a Kronecker covariance: channel by channel, the channels' part cancels.
+
+    Without a covariance of the maps pass identities: W' = W B^T (B B^T)^-1.
+    """
+    j, s = len(weight), maps.shape[1]
+    kernel = weight.reshape(j, -1, s)
+    through = maps @ covariance.spatial
+    found = solve_right(through @ maps.T, kernel.reshape(-1, s) @ through.T).reshape(j, -1, len(maps))
+    less = kernel - found @ maps
+    mean_y = weight @ mean_x + (0.0 if bias is None else bias)
+    new = mean_y - np.einsum("jcr,cr->j", found, mean_x.reshape(-1, s) @ maps.T)
+    error = _root(_kronecker_energy(less, covariance), _kronecker_energy(kernel, covariance))
+    return Head(maps, found.reshape(j, -1), new, error)
+
+
+def first_maps(weight: Array, covariance: Kronecker, number: int) -> Array:
+    """(number, S): the best maps if all channels were alike and uncorrelated; where `learned_maps` starts.
+
+    maps = L^-T q, B = L L^T the spatial covariance, q the leading eigenvectors of L^T (sum W^T W) L.
+    """
+    s = len(covariance.spatial)
+    kernel = weight.reshape(-1, s)
+    root = np.linalg.cholesky(covariance.spatial)
+    scales = np.tile(np.diag(covariance.channel), len(weight))
+    gram = root.T @ ((kernel * scales[:, None]).T @ kernel) @ root
+    _, vectors = scipy.linalg.eigh(gram)
+    return np.asarray(scipy.linalg.solve_triangular(root, vectors[:, ::-1][:, :number], lower=True, trans="T").T)
+
+
+def learned_maps(
+    weight: Array, bias: Array | None, moments: Moments, channels: int, number: int, iterations: int = 10
+) -> Head:
+    """`number` maps shared by all channels, and the layer on what they give, fitted by turns."""
+    target, covariance, mean_x, mean_y = _layer(weight, bias, moments)
+    assert covariance is not None
+    j, s = len(target), target.shape[1] // channels
+    blocks = covariance.reshape(channels, s, channels, s)
+    channel = np.einsum("csds->cd", blocks) / s
+    spatial = np.einsum("cscu->su", blocks) / np.trace(channel)
+    maps = first_maps(target, Kronecker(ridge(channel, 1e-6), ridge(spatial, 1e-6)), number)
+    pairs = np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)).reshape(channels**2, s * s)
+    cross = (target @ covariance).reshape(j, channels, s)
+    best: tuple[float, Array, Array] | None = None
+    for _ in range(iterations):
+        maps = np.linalg.qr(maps.T)[0].T
+        seen = np.tensordot(blocks, maps, (3, 1))  # (C, S, C, R)
+        gram = np.tensordot(maps, seen, (1, 1)).transpose(1, 0, 2, 3).reshape(channels * number, -1)
+        outer = solve_right(gram, (cross @ maps.T).reshape(j, -1))
+        kernel = outer.reshape(j, channels, number)
+        error = _lost(target - (kernel @ maps).reshape(j, -1), target, covariance)
+        if best is not None and error >= best[0] * (1 - 1e-5):
+            break
+        best = (error, maps, outer)
+        weights = np.einsum("jcr,jdq->rqcd", kernel, kernel, optimize=True).reshape(number**2, -1)
+        normal = (weights @ pairs).reshape(number, number, s, s).transpose(0, 2, 1, 3).reshape(number * s, -1)
+        right = np.einsum("jcr,jcs->rs", kernel, cross).ravel()
+        maps = solve_right((normal + normal.T) / 2, right[None])[0].reshape(number, s)
+    assert best is not None
+    error, maps, outer = best
+    pooled_mean = (mean_x.reshape(channels, s) @ maps.T).ravel()
+    return Head(maps, outer, mean_y - outer @ pooled_mean, error)
+
+
+def bins(channels: int, size: tuple[int, int], grids: tuple[tuple[int, int], ...]) -> Array:
+    """(C bins, C h w): means over the cells of one or more grids; ((1, 1),) is global average pooling.
+
+    Cell i of n covers rows floor(i h / n) up to ceil((i + 1) h / n), as in adaptive pooling.
+    """
+    h, w = size
+    maps = []
+    for rows, columns in grids:
+        for i in range(rows):
+            for k in range(columns):
+                cell = np.zeros((h, w))
+                cell[i * h // rows : -(-(i + 1) * h // rows), k * w // columns : -(-(k + 1) * w // columns)] = 1
+                maps.append(cell.ravel() / cell.sum())
+    return np.kron(np.eye(channels), np.stack(maps))
+
+
+def _layer(weight: Array, bias: Array | None, moments: Moments | None) -> tuple[Array, Array | None, Array, Array]:
+    """W*, the covariance of x (None: identity), and the means of x and y that the new layer must map."""
+    old = np.zeros(len(weight)) if bias is None else bias
+    if moments is None:
+        return weight, None, np.zeros(weight.shape[1]), old
+    covariance = shrunk(moments)
+    wrong = moments.yx - weight @ moments.xx
+    if np.abs(wrong).max() <= 1e-9 * np.abs(moments.yx).max():
+        return weight, covariance, moments.mean_x, moments.mean_y
+    target = weight + scipy.linalg.solve(covariance, wrong.T, assume_a="pos").T
+    return target, covariance, moments.mean_x, moments.mean_y
+
+
+def _lost(less: Array, target: Array, covariance: Array | None) -> float:
+    energies = (np.vdot(a, a if covariance is None else a @ covariance) for a in (less, target))
+    return _root(*(float(e) for e in energies))
+
+
+def _kronecker_energy(kernel: Array, covariance: Kronecker) -> float:
+    """Sum over j of tr w_j^T A w_j B, kernel (J, C, S)."""
+    return float(np.vdot(kernel, np.einsum("cd,jds->jcs", covariance.channel, kernel @ covariance.spatial)))
+
+
+def _root(part: float, whole: float) -> float:
+    return float(np.sqrt(max(part, 0.0) / max(whole, np.finfo(float).tiny)))

@@ -1,0 +1,74 @@
+"""Which channels to remove before a consumer, and what its weights become.
+
+Removing the channels G from x and fitting the rest again costs, with P = C^-1 the precision of x and W the
+weights as they are now,
+
+    error = tr W_G (P_GG)^-1 W_G^T        W <- W - W_G P_GG^-1 P_G:,   P <- P - P_:G P_GG^-1 P_G:
+
+(the surgeon's formula of Hassibi and Stork, 1993, for groups of columns and a squared error, where it is
+exact). Channels go one by one, the cheapest first. At the end the weights are computed afresh:
+
+    W' = (C_yx)_:K (C_KK)^-1,     b' = mean y - W' mean x_K
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxtune.calibrate.covariance import ridge as with_ridge
+from onnxtune.calibrate.moments import Array, Moments
+from onnxtune.calibrate.solve import solve_right
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """The consumer on the channels `keep`: weight (O, len(keep), *kernel)."""
+
+    keep: tuple[int, ...]
+    weight: Array
+    bias: Array
+    rel_error: float
+    """Square root of E|y - y'|^2 / E|y - mean y|^2 on the moments' own data."""
+
+
+def cheapest(weight: Array, moments: Moments, remove: int, *, ridge: float = 1e-2) -> tuple[int, ...]:
+    """The channels to keep when `remove` of the C go. weight: (O, C, *kernel), moments of its patches."""
+    channels = weight.shape[1]
+    if not 0 <= remove < channels:
+        raise ValueError(f"cannot remove {remove} of {channels} channels")
+    taps = weight[0, 0].size
+    precision = np.linalg.inv(with_ridge(moments.xx, ridge))
+    current = weight.reshape(len(weight), -1).astype(np.float64)
+    left = np.arange(channels)
+    for _ in range(remove):
+        each = np.arange(len(left))
+        blocks = precision.reshape(len(left), taps, len(left), taps)[each, :, each, :]  # (left, taps, taps)
+        columns = current.reshape(len(weight), len(left), taps).transpose(1, 2, 0)  # (left, taps, O)
+        costs = (columns * np.linalg.solve(blocks, columns)).sum((1, 2))
+        gone = int(np.argmin(costs))
+        group = slice(gone * taps, (gone + 1) * taps)
+        solved = np.linalg.solve(blocks[gone], precision[group])
+        stay = np.delete(np.arange(precision.shape[0]), np.arange(group.start, group.stop))
+        current = (current - current[:, group] @ solved)[:, stay]
+        precision = (precision - precision[:, group] @ solved)[np.ix_(stay, stay)]
+        left = np.delete(left, gone)
+    return tuple(int(c) for c in left)
+
+
+def prune(weight: Array, moments: Moments, keep: Sequence[int], *, ridge: float = 1e-2) -> Pruned:
+    """The consumer's best weights on the channels `keep` alone."""
+    out, channels, *kernel = weight.shape
+    columns: NDArray[np.intp] = np.arange(weight[0].size).reshape(channels, -1)[list(keep)].ravel()
+    regular = with_ridge(moments.xx, ridge)
+    # The ridge stands for more data of the same layer: it pulls to the old weights, not to zero.
+    cross = moments.yx + weight.reshape(out, -1) @ (regular - moments.xx)
+    found = solve_right(regular[np.ix_(columns, columns)], cross[:, columns])
+    inner = moments.xx[np.ix_(columns, columns)]
+    error = moments.yy.sum() - 2 * np.vdot(found, moments.yx[:, columns]) + np.vdot(found @ inner, found)
+    relative = float(np.sqrt(max(float(error), 0.0) / max(float(moments.yy.sum()), np.finfo(float).tiny)))
+    bias = moments.mean_y - found @ moments.mean_x[columns]
+    return Pruned(tuple(keep), found.reshape(out, len(keep), *kernel), bias, relative)
