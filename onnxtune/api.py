@@ -22,6 +22,7 @@ from onnxtune.catalog import catalog, choose
 from onnxtune.errors import UsageError
 from onnxtune.feeds import Case, Feeds
 from onnxtune.model import Model
+from onnxtune.ranges import check_inside, checked_ranges
 from onnxtune.report import Report
 from onnxtune.rule import Rule
 from onnxtune.runtime import resolve
@@ -52,9 +53,11 @@ def optimize(
     provider_options: Mapping[str, str] | None = None,
     threads: int = 0,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_ranges: Mapping[str, tuple[float, float]] | None = None,
     inputs: Sequence[Feeds] = (),
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    exact_only: bool = False,
     rules: Sequence[str | os.PathLike[str]] = (),
     plugins: bool = True,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -83,8 +86,11 @@ def optimize(
         provider_options: ONNX Runtime options of that provider.
         threads: CPU threads of a session; 0 leaves the choice to ONNX Runtime.
         input_shapes: input name -> shape to measure at, for inputs with dynamic dimensions.
+        input_ranges: input name -> lowest and highest value that a caller will ever feed. Rewrites may rely on
+            it (a channel that can never be above 0 before Relu is left out); it stands in report and result.
         inputs: feeds (input name -> array) that the result is verified on, beside generated ones.
         only, skip: names of rules to use exclusively, or to leave out.
+        exact_only: use only rules that keep the function the same in real arithmetic.
         rules: folders with further rules. plugins: use rules that installed packages offer.
         settings: overrides of rules' settings, e.g. {"pad_channels": {"policy": "pow2"}}.
         force_rules: rules whose rewrites are kept although they are not faster.
@@ -98,7 +104,8 @@ def optimize(
         resume: use the fits that an interrupted run on the same model and data has left in the cache folder.
         min_speedup: least whole-model speed-up (ratio) for which the model is changed.
         rtol, atol: override the derived tolerances (relative to an output's largest magnitude; absolute).
-        time_budget: seconds after which nothing new is measured.
+        time_budget: seconds after which nothing new is measured; 0: nothing at all, so that only the
+            rewrites of `force_rules` (and measurements in the cache) count.
         seed: of everything random.
         cache: keep measurements in the user's cache folder; or a path of an SQLite file; False: do not.
         notify: called with (stage, done, total) as work proceeds.
@@ -114,8 +121,8 @@ def optimize(
     _check_numbers(min_speedup=min_speedup, rtol=rtol, atol=atol, time_budget=time_budget, threads=threads, seed=seed)
     loaded = models.load(model)
     available = catalog([Path(r) for r in rules], plugins=plugins)
-    choose(available, force_rules)  # the names must exist
-    chosen = choose(available, only, skip)
+    choose(available, force_rules, exact_only=exact_only)  # the names must exist, and may be used
+    chosen = choose(available, only, skip, exact_only=exact_only)
     _check_settings(available, settings or {})
     target = resolve(providers, provider_options, threads)
     options = Options(
@@ -125,10 +132,13 @@ def optimize(
         rtol=rtol,
         atol=atol,
         sizes=dict(input_shapes or {}),
+        ranges=checked_ranges(loaded, input_ranges or {}),
         settings=dict(settings or {}),
         force=tuple(force_rules),
     )
     store = Cache(None if cache is False else cache_path() if cache is True else cache)
+    for i, feeds in enumerate(inputs):
+        check_inside(feeds, options.ranges, f"user input {i + 1}")
     extra = [Case(f"user input {i + 1}", dict(f)) for i, f in enumerate(inputs)]
     quiet: NotifyFunction = lambda stage, done, total: None  # noqa: E731
     how = parse_preprocess(preprocess or {})

@@ -10,16 +10,21 @@ import onnx
 from onnx import NodeProto
 
 from onnxtune.facts import Node, free_names
+from onnxtune.later import Later
 from onnxtune.model import Model
 from onnxtune.proposal import Proposal
+
+Weight = onnx.TensorProto | Later
 
 
 class ApplyError(Exception):
     """A proposal does not fit the model it is applied to: it removes, reads or makes what it must not."""
 
 
-def apply(model: Model, proposals: Sequence[Proposal]) -> Model:
+def apply(model: Model, proposals: Sequence[Proposal], *, described: bool = False) -> Model:
     """Apply the proposals in order and return the new model; `model` is not changed.
+
+    `described`: weights that are still to be computed are only described in it (shape and type).
 
     Nodes and weights that only the removed nodes used go too; everything else keeps its names,
     order and metadata. Raises ApplyError when the result would not be a whole graph: a node to
@@ -27,7 +32,7 @@ def apply(model: Model, proposals: Sequence[Proposal]) -> Model:
     """
     source = model.proto.graph
     nodes = {Node(n, i).key: n for i, n in enumerate(source.node)}
-    weights = {i.name: i for i in source.initializer}
+    weights: dict[str, Weight] = {i.name: i for i in source.initializer}
     outputs = [o.name for o in source.output]
     gone: dict[str, str] = {}
     for proposal in proposals:
@@ -35,12 +40,12 @@ def apply(model: Model, proposals: Sequence[Proposal]) -> Model:
         if missing:
             raise ApplyError(f"{proposal.rule}: no node makes '{min(missing)}'")
         _splice(nodes, proposal, outputs, weights, gone)
-        weights.update((w.name, w) for w in proposal.fragment.initializers)
+        weights.update((w.name, w) for w in proposal.fragment.stored)
     original = {Node(n, i).key: n for i, n in enumerate(source.node)}
     idle = original.keys() - _live(original, outputs, ())  # led nowhere before: not ours to tidy up
     kept = _live(nodes, outputs, [key for key in idle if key in nodes])
     ordered = _sorted([n for key, n in nodes.items() if key in kept])
-    result = _assemble(model.proto, ordered, weights)
+    result = _assemble(model.proto, ordered, weights, described)
     _check(result.graph)
     return model.with_proto(result)
 
@@ -49,7 +54,7 @@ def _splice(
     nodes: dict[str, NodeProto],
     proposal: Proposal,
     outputs: Sequence[str],
-    weights: Mapping[str, onnx.TensorProto],
+    weights: Mapping[str, Weight],
     gone: dict[str, str],
 ) -> None:
     """Put the fragment where the first removed node stood.
@@ -150,7 +155,9 @@ def _sorted(nodes: list[NodeProto]) -> list[NodeProto]:
     return order
 
 
-def _assemble(before: onnx.ModelProto, nodes: list[NodeProto], weights: dict[str, onnx.TensorProto]) -> onnx.ModelProto:
+def _assemble(
+    before: onnx.ModelProto, nodes: list[NodeProto], weights: Mapping[str, Weight], described: bool
+) -> onnx.ModelProto:
     """The model's shell (metadata, functions, interface) around new nodes and weights."""
     shell = onnx.ModelProto()
     for field, value in before.ListFields():
@@ -177,7 +184,11 @@ def _assemble(before: onnx.ModelProto, nodes: list[NodeProto], weights: dict[str
     graph.node.extend(nodes)
     stored = {i.name for i in source.initializer}
     stays = {i.name for i in source.input} | (stored - used_before)  # a default goes with its input, not alone
-    graph.initializer.extend(w for w in weights.values() if w.name in used or w.name in stays)
+    for weight in weights.values():
+        if weight.name in used or weight.name in stays:
+            if isinstance(weight, Later):
+                weight = weight.described() if described else weight.proto()
+            graph.initializer.append(weight)
     made = {o for n in nodes for o in n.output} | used
     graph.value_info.extend(v for v in source.value_info if v.name in made)
     graph.quantization_annotation.extend(q for q in source.quantization_annotation if q.tensor_name in made)

@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,16 +58,23 @@ def catalog(folders: Sequence[Path] = (), *, plugins: bool = True) -> list[Rule]
     return sorted(found.values(), key=lambda r: (r.card.order, r.name))
 
 
-def choose(rules: Iterable[Rule], only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Rule]:
-    """The rules that `--only` and `--skip` leave. Raises UsageError for a name that does not exist."""
+def choose(
+    rules: Iterable[Rule], only: Sequence[str] = (), skip: Sequence[str] = (), *, exact_only: bool = False
+) -> list[Rule]:
+    """The rules that `--only`, `--skip` and `--exact-only` leave.
+
+    Raises UsageError for a name that does not exist, or one in `only` that `exact_only` forbids.
+    """
     rules = list(rules)
     names = {r.name for r in rules}
     for name in (*only, *skip):
         if name not in names:
             raise UsageError(f"unknown rule '{name}'; `onnxtune rules list` shows them all")
-    if only:
-        return [r for r in rules if r.name in only and r.name not in skip]
-    return [r for r in rules if r.card.default and r.name not in skip]
+    for rule in rules:
+        if exact_only and rule.name in only and rule.card.safety != "exact":
+            raise UsageError(f"rule '{rule.name}' is {rule.card.safety}, which --exact-only leaves out")
+    chosen = [r for r in rules if (r.name in only if only else r.card.default) and r.name not in skip]
+    return [replace(r, levels=None) for r in chosen if r.card.safety == "exact"] if exact_only else chosen
 
 
 def _own_files() -> list[tuple[Card, Path]]:

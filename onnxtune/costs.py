@@ -9,11 +9,11 @@ from onnxtune.facts import Facts, Node
 
 def reduction_length(facts: Facts, node: Node) -> int:
     """How many products one output element sums (0 for operators that do not sum)."""
-    if node.is_op("Conv", "ConvTranspose"):
+    if node.is_op("Conv", "ConvTranspose", "DeformConv"):
         weight = facts.size(node.input(1))
         if weight is None:
             return 0
-        return math.prod(weight[1:]) if node.op_type == "Conv" else weight[0] * math.prod(weight[2:])
+        return weight[0] * math.prod(weight[2:]) if node.op_type == "ConvTranspose" else math.prod(weight[1:])
     if node.is_op("Gemm", "MatMul"):
         left = facts.size(node.input(0))
         if not left:
@@ -29,7 +29,7 @@ def reduction_length(facts: Facts, node: Node) -> int:
 
 def macs(facts: Facts, node: Node) -> int:
     """Multiply-accumulates of a convolution or matrix product; 0 for others or unknown sizes."""
-    if not node.is_op("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if not node.is_op("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul"):
         return 0
     out = facts.size(node.outputs[0])
     if out is None:

@@ -6,17 +6,21 @@ unique in a graph; a node is named by its key, the name of its first output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxtune.later import Later, is_large
 from onnxtune.model import Model
 from onnxtune.shapes import Shape, TensorInfo, infer
+
+Result = TypeVar("Result")
 
 NUMBERS = {"value", "value_float", "value_floats", "value_int", "value_ints"}
 """Attributes of a Constant node that hold numbers; the others hold strings and sparse tensors."""
@@ -32,11 +36,8 @@ class Node:
         self.domain: str = "" if proto.domain == "ai.onnx" else proto.domain
         self.inputs: tuple[str, ...] = tuple(proto.input)
         self.outputs: tuple[str, ...] = tuple(proto.output)
-
-    @property
-    def key(self) -> str:
+        self.key: str = next((o for o in self.outputs if o), proto.name)
         """The node's identity: the name of its first named output (else its node name)."""
-        return next((o for o in self.outputs if o), self.proto.name)
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
@@ -64,12 +65,21 @@ class Node:
 
 
 class Facts:
-    """A model with its index. `sizes` binds the inputs to the shapes that are measured."""
+    """A model with its index. `sizes` binds the inputs to the shapes that are measured; `ranges`: between
+    which values the inputs lie, as the user has declared (correctness may be read off these). `weights`:
+    those that the model only describes."""
 
-    def __init__(self, model: Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        sizes: Mapping[str, tuple[int, ...]] | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+        weights: Mapping[str, Later] | None = None,
+    ) -> None:
         self.model = model
         self.opset = model.opset
         self.sizes = dict(sizes or {})
+        self.ranges = dict(ranges or {})
         graph = model.proto.graph
         self.nodes = tuple(Node(n, i) for i, n in enumerate(graph.node))
         self.by_key = {n.key: n for n in self.nodes}
@@ -83,7 +93,21 @@ class Facts:
                 if name:
                     consumers.setdefault(name, []).append(node)
         self._consumers = {name: tuple(found) for name, found in consumers.items()}
+        self.weights = dict(weights or {})
         self._constants: dict[str, NDArray[Any] | None] = {}
+        self._large: WeakValueDictionary[str, NDArray[Any]] = WeakValueDictionary()
+        self._derived: dict[Callable[[Facts], Any], Any] = {}
+
+    def once(self, analysis: Callable[[Facts], Result]) -> Result:
+        """What an analysis of this graph says; it is run for the first who asks."""
+        if analysis not in self._derived:
+            self._derived[analysis] = analysis(self)
+        result: Result = self._derived[analysis]
+        return result
+
+    def forget(self) -> None:
+        """Drop what analyses have found: it may be large, and refers back to these Facts."""
+        self._derived.clear()
 
     # --- tensors -----------------------------------------------------------------------------
 
@@ -105,11 +129,18 @@ class Facts:
         """Value of an initializer or Constant node; None when it is not constant.
 
         An initializer that is also a graph input may be fed at run time: it is not constant.
-        Do not write into the array.
+        Do not write into the array. Large ones are decoded again when nobody holds them any more.
         """
-        if tensor not in self._constants:
-            self._constants[tensor] = self._decode(tensor)
-        return self._constants[tensor]
+        if tensor in self._constants:
+            return self._constants[tensor]
+        found = self._large.get(tensor)
+        if found is None:
+            found = self._decode(tensor)
+            if found is not None and is_large(found):
+                self._large[tensor] = found
+            else:
+                self._constants[tensor] = found
+        return found
 
     def is_constant(self, tensor: str) -> bool:
         if tensor in self._initializers:
@@ -120,6 +151,8 @@ class Facts:
     def _decode(self, tensor: str) -> NDArray[Any] | None:
         if not self.is_constant(tensor):
             return None
+        if tensor in self.weights:
+            return self.weights[tensor].array()
         stored = self._initializers.get(tensor)
         if stored is not None:
             return numpy_helper.to_array(stored)

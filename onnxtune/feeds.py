@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxtune.model import Model
+from onnxtune.ranges import Ranges, clipped
 from onnxtune.shapes import Shape, TensorInfo, describe
 from onnxtune.sizes import spatial_axes
 
@@ -31,9 +32,23 @@ def random_feeds(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int =
     return {v.name: _normal(_info(v), sizes[v.name], rng) for v in model.inputs}
 
 
-def cases(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int = 0) -> Iterator[Case]:
+def cases(
+    model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int = 0, ranges: Ranges | None = None
+) -> Iterator[Case]:
     """The verification inputs: seeded normal and uniform, ones, zeros, large, corner impulses;
-    then batch 3 and other spatial sizes where the model declares these dimensions dynamic."""
+    then batch 3 and other spatial sizes where the model declares these dimensions dynamic.
+
+    `ranges`: what the user declares of inputs; the feeds are clipped to it and one case fills it.
+    """
+    for case in _cases(model, sizes, seed):
+        yield Case(case.name, clipped(case.feeds, ranges or {}))
+    if ranges:
+        plain, rng = random_feeds(model, sizes, seed), np.random.default_rng(seed + 3)
+        filled = {n: rng.uniform(*ranges[n], a.shape).astype(a.dtype) for n, a in plain.items() if n in ranges}
+        yield Case("uniform in the declared ranges", {**plain, **clipped(filled, ranges)})
+
+
+def _cases(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int) -> Iterator[Case]:
     plain = random_feeds(model, sizes, seed)
     rng = np.random.default_rng(seed + 1)
     yield Case("normal", plain)

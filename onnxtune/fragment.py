@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxtune.later import Later
 from onnxtune.proposal import Fragment
 
 
@@ -21,7 +22,8 @@ class Builder:
 
     `new.<Operator>(*inputs, outputs=1, domain="", **attributes)` adds a node and returns the name of
     its output (a tuple of names when `outputs` > 1). An input is a tensor name, an array (stored as a
-    new initializer) or None (absent optional input). Attributes that are None are left out.
+    new initializer; a Later is computed when it is written) or None (absent optional input).
+    Attributes that are None are left out.
     """
 
     def __init__(self, stem: str, taken: Collection[str], opset: int) -> None:
@@ -35,6 +37,7 @@ class Builder:
         self._tensors: dict[str, Any] = {}
         self._outside: dict[str, Any] = {}
         self._nodes: list[Any] = []
+        self._later: dict[str, Later] = {}
         self._copied: dict[str, list[onnx.AttributeProto]] = {}
         self.opset = opset
 
@@ -43,7 +46,7 @@ class Builder:
             raise AttributeError(op_type)
 
         def add(
-            *inputs: str | NDArray[Any] | None, outputs: int = 1, domain: str = "", **attributes: Any
+            *inputs: str | NDArray[Any] | Later | None, outputs: int = 1, domain: str = "", **attributes: Any
         ) -> str | tuple[str, ...]:
             names = tuple(self._fresh(op_type.lower()) for _ in range(outputs))
             self._append(op_type, names, inputs, domain, attributes)
@@ -55,6 +58,13 @@ class Builder:
         """Store an array as a new initializer; returns its name."""
         name = self._fresh(hint)
         self._tensors[name] = self._gs.Constant(name, np.asarray(values, order="C"))
+        return name
+
+    def later(self, values: Later, hint: str = "weight") -> str:
+        """Store an array that is computed when it is written, as a new initializer; returns its name."""
+        name = self._fresh(hint)
+        self._tensors[name] = self._gs.Constant(name, np.zeros(0, np.int8))
+        self._later[name] = values.named(name)
         return name
 
     def reduce(self, op_type: str, x: str, axes: Sequence[int], *, keepdims: bool = True) -> str:
@@ -91,7 +101,7 @@ class Builder:
         return str(self.Slice(x, starts=[start], ends=[end], axes=[axis]))
 
     def copy(
-        self, node: onnx.NodeProto, inputs: Sequence[str | NDArray[Any] | None], **changed: Any
+        self, node: onnx.NodeProto, inputs: Sequence[str | NDArray[Any] | Later | None], **changed: Any
     ) -> tuple[str, ...]:
         """The same operator on other inputs, attributes `changed` (None: left out); returns all output names."""
         names = tuple(self._fresh(node.op_type.lower()) if o else "" for o in node.output)
@@ -119,14 +129,14 @@ class Builder:
             if node.name in self._copied:
                 node.attribute.extend(self._copied[node.name])
         used = {i for n in exported.node for i in n.input} | set(aliases.values())
-        weights = tuple(i for i in exported.initializer if i.name in used)
+        weights = tuple(self._later.get(i.name, i) for i in exported.initializer if i.name in used)
         return Fragment(tuple(exported.node), weights, aliases)
 
     def _append(
         self,
         op_type: str,
         names: Sequence[str],
-        inputs: Sequence[str | NDArray[Any] | None],
+        inputs: Sequence[str | NDArray[Any] | Later | None],
         domain: str,
         attributes: Mapping[str, Any],
     ) -> str:
@@ -141,7 +151,9 @@ class Builder:
         self._nodes.append(node)
         return name
 
-    def _tensor(self, source: str | NDArray[Any] | None) -> Any:
+    def _tensor(self, source: str | NDArray[Any] | Later | None) -> Any:
+        if isinstance(source, Later):
+            source = self.later(source)
         if isinstance(source, (np.ndarray, np.generic)):
             source = self.constant(np.asarray(source))
         if not source:

@@ -18,16 +18,19 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxtune.costs import total_macs
+from onnxtune.costs import macs, total_macs
 from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
 from onnxtune.model import Model
+from onnxtune.ranges import Ranges, clipped
 from onnxtune.runtime import CPU, Session, Target
 from onnxtune.shapes import describe
 
 MAC_LIMIT = 3e8
 """Largest region (multiply-accumulates) that the reference evaluates within about a second; larger
 ones are compared in ONNX Runtime."""
+DEFORMED_LIMIT = 1e4
+"""The same for DeformConv, which the reference evaluates tap by tap in Python."""
 SMALL = (13, 17)
 """Height and width to which larger maps are cut for the check: odd, unequal, wider than kernels."""
 WEIGHT_ROUNDING = 64.0
@@ -50,22 +53,23 @@ class LocalVerdict:
     reason: str = ""
 
 
-def check_region(before: Model, after: Model, seed: int = 0) -> LocalVerdict:
+def check_region(before: Model, after: Model, seed: int = 0, ranges: Ranges | None = None) -> LocalVerdict:
     """Compare a region with its rewritten form on random inputs in float64 (batch as declared).
 
     Large maps are cut first. A region whose operators or weights know the size of the map, or a
-    rewrite that is right at the declared size only, is judged at the declared size.
+    rewrite that is right at the declared size only, is judged at the declared size. `ranges`: what is
+    declared of graph inputs, which the region may read.
     """
     if (outer := _size_from_outside(before)) is not None:
         return LocalVerdict(None, reason=f"'{outer}' is a size that comes from outside of the region")
     sizes = {v.name: _static(v) for v in before.inputs}
     small = _smaller(sizes)
-    verdict = _check(before, after, small, seed)
+    verdict = _check(before, after, small, seed, ranges or {})
     if not verdict.ok and small != sizes:
-        whole = _check(before, after, sizes, seed)
+        whole = _check(before, after, sizes, seed, ranges or {})
         verdict = verdict if whole.ok is None else whole
     if verdict.ok is None:
-        single = _judge_single(before, after, _feeds(before, sizes, seed))
+        single = _judge_single(before, after, _feeds(before, sizes, seed, ranges or {}))
         verdict = verdict if single.ok is None else single
     return verdict
 
@@ -81,15 +85,22 @@ def _takes_size(node: onnx.NodeProto) -> bool:
     return not node.domain and len(node.input) > SIZE_INPUTS.get(node.op_type, len(node.input))
 
 
-def _check(before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], seed: int) -> LocalVerdict:
-    feeds = _feeds(before, sizes, seed)
-    if total_macs(Facts(before, sizes)) > MAC_LIMIT:
+def _check(
+    before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], seed: int, ranges: Ranges
+) -> LocalVerdict:
+    feeds = _feeds(before, sizes, seed, ranges)
+    if _takes_long(Facts(before, sizes)):
         return _judge_single(before, after, feeds)
     try:
         want = _evaluate(before, feeds)
     except Exception as error:  # the reference raises whatever its numpy code raises
         return LocalVerdict(None, reason=f"onnx's reference cannot evaluate the region ({one_line(error)})")
     return _judge(before, after, feeds, want)
+
+
+def _takes_long(facts: Facts) -> bool:
+    deformed = sum(macs(facts, n) for n in facts.nodes if n.is_op("DeformConv"))
+    return deformed > DEFORMED_LIMIT or total_macs(facts) > MAC_LIMIT
 
 
 def _judge(before: Model, after: Model, feeds: Mapping[str, NDArray[Any]], want: list[Any]) -> LocalVerdict:
@@ -224,7 +235,7 @@ def _smaller(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]
     return {n: (s[0], s[1], min(s[2], SMALL[0]), min(s[3], SMALL[1])) if len(s) == 4 else s for n, s in sizes.items()}
 
 
-def _feeds(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, NDArray[Any]]:
+def _feeds(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int, ranges: Ranges) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(seed)
     feeds: dict[str, NDArray[Any]] = {}
     for value in model.inputs:
@@ -236,4 +247,4 @@ def _feeds(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int) -> dic
         else:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(info.elem_type)
             feeds[value.name] = np.asarray(rng.integers(0, 2, shape), dtype)
-    return feeds
+    return clipped(feeds, ranges)

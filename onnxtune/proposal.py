@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx
 
+from onnxtune.later import Later
 from onnxtune.rule import Safety
 
 
@@ -24,12 +25,22 @@ class Decline:
 class Fragment:
     """Replacement nodes with their new weights.
 
-    `aliases` maps a removed tensor to the one that takes its place (a no-op was removed).
+    `aliases` maps a removed tensor to the one that takes its place (a no-op was removed). `stored`: the
+    weights, large ones perhaps still to be computed.
     """
 
     nodes: tuple[onnx.NodeProto, ...]
-    initializers: tuple[onnx.TensorProto, ...] = ()
+    stored: tuple[onnx.TensorProto | Later, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def initializers(self) -> tuple[onnx.TensorProto, ...]:
+        """The weights with their values."""
+        return tuple(w.proto() if isinstance(w, Later) else w for w in self.stored)
+
+    def settled(self) -> Fragment:
+        """The same with all weights computed: it refers to no other model any more."""
+        return replace(self, stored=self.initializers)
 
     @property
     def keys(self) -> frozenset[str]:
@@ -40,7 +51,7 @@ class Fragment:
     def tensors(self) -> frozenset[str]:
         """Names of all tensors that the fragment makes."""
         made = {o for n in self.nodes for o in n.output if o}
-        return frozenset(made | {i.name for i in self.initializers})
+        return frozenset(made | {i.name for i in self.stored})
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,6 +33,7 @@ def propose(facts: Facts, rules: Iterable[Rule], settings: Mapping[str, Mapping[
             raise
         except Exception as error:  # a rule may be anybody's code; its failure must not cost the rest
             said.append(_failed(rule, "", f"{type(error).__name__}: {one_line(error)}"))
+    facts.forget()
     return said
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxtune.compare import Comparison
 from onnxtune.facts import Facts
@@ -28,6 +28,10 @@ class Step:
     def pays(self) -> bool:
         """Chosen for the time it saves (or because the user insists), not for what it enables."""
         return self.forced or (self.comparison is not None and self.comparison.verdict == "faster")
+
+    def settled(self) -> Step:
+        """With all new weights computed: the model that they were made from need not stay in memory."""
+        return replace(self, proposal=replace(self.proposal, fragment=self.proposal.fragment.settled()))
 
     @property
     def saved(self) -> float:

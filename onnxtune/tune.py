@@ -7,6 +7,7 @@ In the end the whole model is timed against the original. What is not faster the
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from onnxtune.calibrate.judge import Judge
 from onnxtune.calibrate.level import Level
 from onnxtune.calibrate.search import Calibration, Point, Search, Timed, summary
 from onnxtune.compare import Comparison
-from onnxtune.costs import total_macs
+from onnxtune.costs import macs, total_macs
 from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
 from onnxtune.feeds import Case, cases
@@ -30,6 +31,7 @@ from onnxtune.localcheck import check_region
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Decline, ModelProposal, Proposal
 from onnxtune.propose import propose, propose_levels
+from onnxtune.ranges import Ranges, notes_on
 from onnxtune.region import extract
 from onnxtune.report import Kept, ModelSummary, Outcome, Rejected, Report, Stage, Status, describe
 from onnxtune.rule import Rule
@@ -47,6 +49,9 @@ PROMISE_LAYERS, PROMISE_SECONDS = 6, 15.0
 PROMISE_RATIO = 0.3
 """Multiply-accumulates left of a layer that calibration mostly allows."""
 ENABLING = "lets other rules fire"
+WRITTEN = 8
+"""Multiply-accumulates that take as long as writing one value, roughly."""
+UNDONE = "it leads back to a graph that was there before"
 NOT_NEEDED = "no other rule needs it"
 NotifyFunction = Callable[[str, int, int], None]
 """Progress: stage in words, how many of how many are done (total 0: unknown)."""
@@ -55,8 +60,9 @@ NotifyFunction = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Options:
     """How to tune. `min_speedup`: least whole-model speed-up worth a new file. `time_budget`: seconds
-    after which nothing new is measured. `force`: rules kept even when they are not faster.
-    `sizes`: input shapes to measure at. `settings`: overrides of rules' settings, by rule."""
+    after which nothing new is measured (0: nothing at all; then only forced rewrites stay). `force`:
+    rules kept even when they are not faster. `sizes`: input shapes to measure at. `ranges`: between which
+    values inputs lie. `settings`: overrides of rules' settings, by rule."""
 
     min_speedup: float = 1.02
     time_budget: float = 120.0
@@ -64,6 +70,7 @@ class Options:
     rtol: float | None = None
     atol: float | None = None
     sizes: Sizes = field(default_factory=dict)
+    ranges: Ranges = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     force: tuple[str, ...] = ()
 
@@ -79,6 +86,7 @@ class Options:
             "atol": self.atol,
             "seed": self.seed,
             "sizes": {k: list(v) for k, v in self.sizes.items()},
+            "input_ranges": {k: list(v) for k, v in self.ranges.items()},
             "provider": target.provider,
             "provider_options": dict(target.options),
             "threads": target.threads,
@@ -133,7 +141,7 @@ class _Tuning:
         self.notify, self.settings = notify, settings
         binding = bind_sizes(original, options.sizes)
         self.sizes = binding.sizes
-        self.notes = list(binding.assumed)
+        self.notes = [*binding.assumed, *notes_on(options.ranges)]
         self.rule_settings = self._rule_settings()
         self.timer = Timer(target, cache, options.seed, time.monotonic() + options.time_budget)
         self.seconds: Counter[str] = Counter()
@@ -142,7 +150,7 @@ class _Tuning:
         self.refused: set[tuple[str, str, str]] = set()
         self.verdict = Verdict(True, 0.0, 0)
         with self._stage("load"):
-            self.facts = Facts(original, self.sizes)
+            self.facts = self._facts(original)
             self.verifier = self._verifier(original, extra_cases)
         self.notes += [f"verification input left out, the original fails on it: {s}" for s in self.verifier.skipped]
 
@@ -256,31 +264,42 @@ class _Tuning:
         found = []
         for model in (base, after):
             rules = [r for r in self.rules if not r.card.enabling]
-            said = propose(Facts(model, self.sizes), rules, self.rule_settings)
+            said = propose(self._facts(model), rules, self.rule_settings)
             found.append(Counter(p.rule for p in said if isinstance(p, Proposal)))
         return bool(found[1] - found[0])
 
     def _rounds(self, base: Model, steps: list[Step], rules: Sequence[Rule]) -> list[Step]:
+        seen: set[str] = set()
         for number in range(ROUND_LIMIT):
             current = apply(base, [s.proposal for s in steps])
+            seen.add(structure(current.proto))
             with self._stage("propose"):
-                facts = Facts(current, self.sizes)
+                facts = self._facts(current)
                 said = propose(facts, rules, self.rule_settings)
-            for item in said:
-                if isinstance(item, Decline) and item not in self.outcomes:
-                    self.outcomes.append(item)
+            known = {o for o in self.outcomes if isinstance(o, Decline)}
+            self.outcomes += dict.fromkeys(s for s in said if isinstance(s, Decline) and s not in known)
             proposals = [p for p in said if isinstance(p, Proposal) and _identity(p) not in self.refused]
             taken = self._judge(facts, proposals, f"round {number + 1}")
             if not taken:
                 break
-            steps = self._verified(base, [*steps, *taken])
+            longer = self._verified(base, [*steps, *taken])
+            if structure(apply(base, [s.proposal for s in longer]).proto) in seen:
+                for step in taken:  # rules that undo each other would go on for ever
+                    self._reject(step.proposal, "select", UNDONE, step.comparison)
+            else:
+                steps = longer
         return steps
 
     def _judge(self, facts: Facts, proposals: Sequence[Proposal], label: str) -> list[Step]:
-        """Measure each proposal's region, then take the best set that does not overlap."""
-        good: list[Step] = []
-        for i, proposal in enumerate(proposals):
-            self.notify(f"{label}: measuring {proposal.rule}", i, len(proposals))
+        """Measure each proposal's region, then take the best set that does not overlap.
+
+        Regions with most work come first: where the time budget ends, what matters has been measured.
+        """
+        found: dict[int, Step] = {}
+        order = sorted(range(len(proposals)), key=lambda i: -_work(facts, proposals[i]))
+        for done, i in enumerate(order):
+            proposal = proposals[i]
+            self.notify(f"{label}: measuring {proposal.rule}", done, len(proposals))
             forced = proposal.rule in self.options.force
             with self._stage("measure"):
                 trial = self.timer.region(facts, proposal)
@@ -293,22 +312,23 @@ class _Tuning:
             if problem:
                 self._reject(proposal, "verify", problem, trial.comparison)
                 continue
-            good.append(replace(step, error=error))
-        bonus = [1.0 if s.forced else 1e-9 if s.proposal.enabling else 0.0 for s in good]
+            found[i] = replace(step, error=error)
+        good = [found[i] for i in sorted(found)]
+        bonus = [float(len(s.proposal.removes)) if s.forced else 1e-9 if s.proposal.enabling else 0.0 for s in good]
         weights = [max(s.saved, 0.0) + b for s, b in zip(good, bonus, strict=True)]  # no gain may read as a small loss
         chosen = select([s.proposal for s in good], weights)
         for i in set(range(len(good))) - set(chosen):
             self._reject(
                 good[i].proposal, "select", "an overlapping rewrite saves more time", good[i].comparison, last=False
             )
-        return [good[i] for i in chosen]
+        return [good[i].settled() for i in chosen]
 
     # --- calibrated rewrites -----------------------------------------------------------------
 
     def _spend(self, base: Model, steps: list[Step], calibration: Calibration) -> tuple[Model, Report] | None:
         """The model after calibrated rewrites that passed the gate; None when there is none that pays."""
         before = apply(base, [s.proposal for s in steps])
-        facts = Facts(before, self.sizes)
+        facts = self._facts(before)
         with self._stage("judge"):
             judge = Judge(
                 self.original,
@@ -360,7 +380,7 @@ class _Tuning:
     ) -> tuple[Point, Model, Comparison | None, list[Step]] | None:
         """The point's rewrites, exact ones again on top, timed: against what exact rewrites alone give, and the
         original. None when they do not pay."""
-        facts = Facts(apply(base, [s.proposal for s in steps]), self.sizes)
+        facts = self._facts(apply(base, [s.proposal for s in steps]))
         fitted = [
             replace(step_of(facts, f.proposal, o.timed.comparison), error=f.error)
             for o, f in zip(point.options, point.fitted, strict=True)
@@ -388,16 +408,20 @@ class _Tuning:
             return None
         return point, result, last.comparison, [*both, *after]
 
+    def _facts(self, model: Model) -> Facts:
+        return Facts(model, self.sizes, self.options.ranges)
+
     def _verifier(self, model: Model, extra: Sequence[Case] = ()) -> Verifier:
         """What compares rewrites of this model with it."""
         options = self.options
-        tests = [*cases(model, self.sizes, options.seed), *extra]
-        facts = Facts(model, self.sizes)
-        return Verifier(model, facts, tests, self.target, rtol=options.rtol, atol=options.atol, seed=options.seed)
+        tests = [*cases(model, self.sizes, options.seed, options.ranges), *extra]
+        return Verifier(
+            model, self._facts(model), tests, self.target, rtol=options.rtol, atol=options.atol, seed=options.seed
+        )
 
     def _promise(self, model: Model) -> None:
         """Say what calibration data could be worth: levels of the largest layers, timed and not fitted."""
-        facts = Facts(model, self.sizes)
+        facts = self._facts(model)
         levels = [x for x in propose_levels(facts, self.calibrated, self.rule_settings) if isinstance(x, Level)]
         layers: dict[str, dict[str, Level]] = {}
         for level in levels:
@@ -499,8 +523,11 @@ class _Tuning:
         return []
 
     def _last_word(self, result: Model) -> Trial:
-        """The whole model against the original; measured longer where the first answer is blurred."""
-        timer = replace(self.timer, deadline=float("inf"))
+        """The whole model against the original; measured longer where the first answer is blurred.
+
+        The time budget does not hold here, but where it is 0 nothing is measured at all.
+        """
+        timer = replace(self.timer, deadline=float("inf")) if self.options.time_budget else self.timer
         for plan in CONFIRM_PLANS:
             trial = timer.models(self.original, result, self.sizes, plan)
             if (
@@ -524,7 +551,7 @@ class _Tuning:
             model=self.original.name,
             status=status,
             before=_summary(self.facts),
-            after=_summary(Facts(result, self.sizes)) if changed else _summary(self.facts),
+            after=_summary(self._facts(result)) if changed else _summary(self.facts),
             comparison=comparison,
             outcomes=outcomes,
             verification={
@@ -598,10 +625,17 @@ def _local(facts: Facts, proposal: Proposal, seed: int) -> tuple[float | None, s
     if before is None:
         return None, ""
     try:
-        verdict = check_region(before, apply(before, [proposal]), seed)
+        verdict = check_region(before, apply(before, [proposal]), seed, facts.ranges)
     except ApplyError as error:
         return None, str(error)
     return (verdict.error if verdict.ok else None), ("" if verdict.ok is not False else verdict.reason)
+
+
+def _work(facts: Facts, proposal: Proposal) -> int:
+    """How much the removed nodes do: multiply-accumulates, and the values that they write."""
+    nodes = [facts.by_key[key] for key in proposal.removes]
+    written = (math.prod(facts.size(o) or ()) for n in nodes for o in n.outputs if o)
+    return sum(macs(facts, n) for n in nodes) + WRITTEN * sum(written)
 
 
 def _slower(comparison: Comparison | None) -> bool:

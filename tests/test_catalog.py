@@ -264,6 +264,24 @@ def test_choosing(tmp_path: Path) -> None:
             choose(rules, only, skip)
 
 
+@pytest.mark.parametrize("safety", ["calibrated", "advice"])
+def test_exact_only_leaves_the_others_out(tmp_path: Path, safety: str) -> None:
+    write(tmp_path, f'safety = "{safety}"\n' + CARD + PATTERN)
+    rules = catalog([tmp_path], plugins=False)
+    exact = {r.name for r in rules if r.card.default and r.card.safety == "exact"}
+    assert {r.name for r in choose(rules, exact_only=True)} == exact
+    assert "twice_relu" in {r.name for r in choose(rules)} - exact
+    with pytest.raises(UsageError, match=f"rule 'twice_relu' is {safety}, which --exact-only leaves out"):
+        choose(rules, ["twice_relu"], exact_only=True)
+    with pytest.raises(UsageError, match="'twice_relu'"):
+        optimize(
+            model_of("g (float[N, 3] x) => (float[N, 3] y) { y = Relu (x) }"),
+            rules=(tmp_path,),
+            force_rules=("twice_relu",),
+            exact_only=True,
+        )
+
+
 # --- plug-ins, end to end --------------------------------------------------------------------------------
 
 W = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)

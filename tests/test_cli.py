@@ -55,6 +55,20 @@ def test_writes_the_result_beside_the_input(model: Path, capsys: pytest.CaptureF
     assert err == ""
 
 
+def test_exact_only_reaches_the_rules(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\ncode = "U1"\nsummary = "s"\nwhy = "w"\nsafety = "calibrated"\n'
+        '[pattern]\ngraph = "p (x) => (y) { y = LRN (x) }"\n'
+    )
+    (tmp_path / "mine.py").write_text('def rewrite(match, new, settings):\n    return match["x"]\n')
+    assert run("optimize", model, *FORCED, "--exact-only", "--rules", tmp_path, "--json", "-") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "replace_lrn" in report["settings"]["rules"]
+    assert "mine" not in report["settings"]["rules"]
+    assert run("optimize", model, "--exact-only", "--rules", tmp_path, "--only", "mine") == 2
+    assert "which --exact-only leaves out" in capsys.readouterr().err
+
+
 def test_json_alone_on_stdout(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("optimize", model, *FORCED, "--json", "-") == 0
     report = json.loads(capsys.readouterr().out)
@@ -161,6 +175,11 @@ def test_unusable_model(name: str, said: str, model: Path, tmp_path: Path, capsy
         (["--input-shapes", "x:3xhuge"], 2, "x:3xhuge"),
         (["--input-shapes", "z:1x3x20x20"], 2, "'z'"),
         (["--input-shapes", "x:1x3x21x20"], 2, "does not fit"),
+        (["--input-range", "x:0"], 2, "NAME:LOW:HIGH"),
+        (["--input-range", "x:1:0"], 2, "the lower one first"),
+        (["--input-range", "x:0:nan"], 2, "two finite numbers"),
+        (["--input-range", "x:0:1", "--input-range", "x:0:2"], 2, "twice"),
+        (["--input-range", "z:0:1"], 2, "the inputs are: x"),
         (["--provider-option", "device_id"], 2, "KEY=VALUE"),
         (["-o", "no/such/folder/out.onnx"], 2, "does not exist"),
         (["--config", "no_such.toml"], 2, "no_such.toml"),
@@ -170,6 +189,50 @@ def test_wrong_usage(words: list[str], code: int, said: str, model: Path, capsys
     assert run("optimize", model, *words) == code
     _one_line(capsys, said)
     assert not model.with_suffix(".tuned.onnx").exists()
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """Convolutions with 9 channels."""
+    rng = np.random.default_rng(0)
+    weights = {n: rng.standard_normal(s).astype(np.float32) for n, s in (("v", (9, 8, 3, 3)), ("w", (8, 9, 3, 3)))}
+    path = tmp_path / "odd.onnx"
+    body = "{ a = Conv (x, v)  b = Relu (a)  y = Conv (b, w) }"
+    onnx.save(model_of(f"g (float[N, 8, 12, 12] x) => (float[N, 8, 8, 8] y) {body}", weights), path)
+    return path
+
+
+def test_a_padding_policy_is_taken_literally(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--only", "pad_channels", "--pad-channels", "pow2", "--threads", 1, "--providers", "cpu", "--json", "-")
+    Path("onnxtune.toml").write_text("[rules.pad_channels]\nmax_overhead = 0.9\n")
+    assert run("optimize", odd, *words, "--force-rules", "pad_channels") == 0
+    report = json.loads(capsys.readouterr().out)
+    (kept,) = (o for o in report["outcomes"] if o["kind"] == "kept")
+    assert [(c["from"], c["to"]) for c in kept["rewrite"]["details"]["classes"]] == [(9, 16)]
+    assert report["status"] == ("faster" if report["comparison"]["verdict"] == "faster" else "forced")
+    assert (16, 8, 3, 3) in {tuple(i.dims) for i in onnx.load(odd.with_suffix(".tuned.onnx")).graph.initializer}
+    Path("onnxtune.toml").write_text("[rules.pad_channels]\nmax_overhead = 0.5\n")
+    assert run("optimize", odd, *words, "--force-rules", "pad_channels") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["status"] == "nothing to gain"
+    assert any("max_overhead (0.5)" in o["reason"] for o in report["outcomes"])
+
+
+def test_an_unknown_padding_policy(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimize", odd, "--pad-channels", "twice") == 2
+    _one_line(capsys, "auto, multiple:N or pow2")
+
+
+def test_declared_ranges_stand_in_report_and_result(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("onnxtune.toml").write_text('input-range = ["x:0:1"]\n')
+    assert run("optimize", model, *FORCED, "--json", "-") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["settings"]["input_ranges"] == {"x": [0.0, 1.0]}
+    assert any("'x' is taken to lie in [0, 1]" in note for note in report["notes"])
+    assert "uniform in the declared ranges" in report["verification"]["cases"]
+    after = onnx.load(model.with_suffix(".tuned.onnx"))
+    (stamped,) = (json.loads(p.value) for p in after.metadata_props if p.key == "onnxtune.settings")
+    assert stamped["input_ranges"] == {"x": [0.0, 1.0]}
 
 
 def test_unknown_config_key(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,6 +154,19 @@ def test_regions_too_large_for_the_reference(monkeypatch: pytest.MonkeyPatch) ->
     assert "region check" in verdict.reason
 
 
+def test_a_deformable_convolution_is_left_to_onnx_runtime() -> None:
+    """The reference would take minutes: it goes tap by tap in Python."""
+    weight = np.random.default_rng(0).standard_normal((32, 32, 3, 3)).astype(np.float32)
+    shape = "g (float[1, 32, 13, 17] x) => (float[A, B, C, D] y)"
+    offsets = np.zeros((1, 18, 13, 17), np.float32)
+    deformed = f"{shape} {{ y = DeformConv <pads = [1, 1, 1, 1]> (x, w, o) }}"
+    before = Model(model_of(deformed, {"w": weight, "o": offsets}, opset=19))
+    plain = f"{shape} {{ y = Conv <pads = [1, 1, 1, 1]> (x, w) }}"
+    assert check_region(before, Model(model_of(plain, {"w": weight}, opset=19))).ok
+    verdict = check_region(before, Model(model_of(plain, {"w": weight * np.float32(1.01)}, opset=19)))
+    assert "region check" in verdict.reason
+
+
 def test_what_the_reference_cannot_evaluate() -> None:
     proto = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17, "com.example": 1]>'

@@ -14,7 +14,14 @@ import onnxruntime
 import pytest
 
 import onnxtune
+from onnxtune.apply import apply
 from onnxtune.catalog import cards
+from onnxtune.channels.flow import analyse
+from onnxtune.channels.resized import resize
+from onnxtune.facts import Facts
+from onnxtune.model import Model
+from onnxtune.proposal import Proposal
+from onnxtune.sizes import bind
 
 MODELS = (
     "caffe_lenet_mnist",
@@ -53,8 +60,10 @@ QUANTISED = ("QuantizeLinear", "DequantizeLinear")
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 
-def run(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+def run(proto: onnx.ModelProto, feeds: dict[str, np.ndarray], *, optimised: bool = True) -> list[np.ndarray]:
     options = onnxruntime.SessionOptions()
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -108,3 +117,35 @@ def test_rules_fire_on_real_models(shared: Path) -> None:
         "pad_channels",
         "use_global_pool",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("mlperf_resnet8_cifar10_nhwc", 6),
+        ("mlperf_resnet8_cifar10_qdq", 6),
+        ("mobilenetv1_025_128_qdq", 14),
+        ("ch_ppocr_mobile_v2.0_cls_infer", 25),
+        ("esr_rlfn_x4", 25),
+        ("minifasnet_v2", 20),
+        ("yunet_n_320_320", 22),
+    ],
+)
+def test_all_classes_of_channels_can_be_padded(name: str, classes: int, shared: Path) -> None:
+    """At least so many, by different amounts, at both optimisation levels."""
+    model = Model(onnx.load(shared / "models" / f"{name}.onnx"))
+    channels = analyse(Facts(model, bind(model, dict([SIZES[name]]) if name in SIZES else None).sizes))
+    sizes = {r.index: r.size + 1 + r.index % 4 for r in channels.runs if not r.reason}
+    assert len(sizes) >= classes
+    removes, fragment = resize(channels, channels.padded(sizes), "test")
+    after = apply(model, [Proposal("test", "", removes, fragment)]).proto
+    onnx.checker.check_model(after, full_check=True)
+    (value,) = model.proto.graph.input
+    shape = [d.dim_value or 2 for d in value.type.tensor_type.shape.dim]
+    if name in SIZES:
+        shape[1:] = SIZES[name][1][1:]
+    feeds = {value.name: np.random.default_rng(3).random(shape, dtype=np.float32)}
+    for optimised in (False, True):
+        before, have = (run(p, feeds, optimised=optimised) for p in (model.proto, after))
+        for want, found in zip(before, have, strict=True):
+            np.testing.assert_allclose(found, want, rtol=0, atol=1e-4 * max(1e-2, float(np.abs(want).max())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,31 @@ def test_what_was_beaten_is_counted_and_shown_with_v() -> None:
     assert "and 3 beaten" in shown
     assert "t1" not in shown
     assert all(f"t{i}" in text(slow, *beaten, verbose=1) for i in range(3))
+
+
+def test_each_class_of_channels_has_its_row() -> None:
+    def padded(*tensors: str) -> Rewrite:
+        classes = [{"tensor": t, "from": 63, "to": 64, "extra_macs": 1000} for t in tensors]
+        return replace(rewrite("pad_channels"), details={"classes": classes})
+
+    shown = text(
+        Kept(padded("a", "b"), timed(1.3), None, "faster"),
+        Rejected(padded("b"), "select", "an overlapping rewrite saves more time", timed(1.1)),
+        Rejected(padded("c"), "measure", "slower: 0.9x", timed(0.9)),
+        Decline("pad_channels", "d", "37 channels: 'd' is a graph output"),
+        Decline("other", "d", "for a reason"),
+    )
+    assert "Classes of channels (4)" in shown
+    rows = {line.split()[0]: line for line in shown[shown.index("Classes") :].splitlines() if line}
+    assert "63 -> 64" in rows["a"]
+    assert "+1,000" in rows["a"]
+    assert "1.30x" in rows["a"]
+    assert "with 1 other" in rows["a"]
+    assert "kept" in rows["a"]
+    assert "alone 1.10x" in rows["b"]
+    assert "slower: 0.9x" in rows["c"]
+    assert "is a graph output" in rows["d"]
+    assert "Declined (1)" in shown
 
 
 def test_declines_are_grouped_by_reason() -> None:

@@ -159,6 +159,13 @@ def test_without_time_nothing_is_measured(clock: list[float]) -> None:
     assert {r.reason for r in result.report.rejected} == {"the time budget ran out before it was measured"}
 
 
+def test_without_time_a_forced_rewrite_is_verified_but_not_timed(clock: list[float]) -> None:
+    report = forced(time_budget=0.0).report
+    assert (report.status, report.comparison, report.speedup) == ("forced", None, None)
+    assert report.counts() == {"replace_lrn": 1}
+    assert "confirm" not in {r.stage for r in report.rejected}
+
+
 def test_one_rewrite_has_one_outcome(clock: list[float], tmp_path: Path) -> None:
     """Turned down in the first round for another that saves more, taken in the second."""
     (tmp_path / "merge.toml").write_text(

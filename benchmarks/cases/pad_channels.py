@@ -30,3 +30,12 @@ def cases() -> Iterator[CaseOf]:
         }
         body = f"a = Conv (x, u)  b = Relu (a)  c = Conv <pads = [1,1,1,1], group = {channels}> (b, v)  y = Conv (c, w)"
         yield CaseOf(f"depthwise 3x3, {channels} channels, 20x20", model("N, 64, 20, 20", body, weights))
+    for group, each in ((2, 31), (4, 15), (8, 15), (4, 20)):
+        channels = group * each
+        weights = {
+            "u": weights_of(channels, 64, 1, 1),
+            "v": weights_of(channels, each, 3, 3),
+            "w": weights_of(64, channels, 1, 1),
+        }
+        body = f"a = Conv (x, u)  b = Relu (a)  c = Conv <pads = [1,1,1,1], group = {group}> (b, v)  y = Conv (c, w)"
+        yield CaseOf(f"3x3 in {group} groups of {each} channels, 20x20", model("N, 64, 20, 20", body, weights))

@@ -19,7 +19,10 @@ def _aspp(branches: int, channels: int, size: int) -> onnx.ModelProto:
     body += f""" g = GlobalAveragePool (x)  h = Conv (g, w0)  v = Relu (h)  e = Resize <mode = "linear"> (v, , s)
                  j = Concat <axis = 1> ({", ".join(names)}, e)  p = Conv (j, wp)  y = Relu (p)"""
     weights = {f"w{i}": weights_of(channels, channels, 1, 1) for i in range(branches)}
-    weights |= {"wp": weights_of(channels, (branches + 1) * channels, 1, 1), "s": np.float32([1, 1, size, size])}
+    weights |= {
+        "wp": weights_of(channels, (branches + 1) * channels, 1, 1),
+        "s": np.array([1, 1, size, size], np.float32),
+    }
     return model(f"N, {channels}, {size}, {size}", body, weights)
 
 

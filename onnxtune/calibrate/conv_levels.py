@@ -12,6 +12,7 @@ from onnxtune.calibrate.evidence import Evidence, too_large
 from onnxtune.calibrate.forms import Factors, Form, unfitted
 from onnxtune.calibrate.layer import Layer, conv_layer
 from onnxtune.calibrate.level import Fitted, Level
+from onnxtune.calibrate.relu import refit_for_relu
 from onnxtune.channels.cost import Target
 from onnxtune.convolution import add_conv
 from onnxtune.costs import macs, total_macs
@@ -89,7 +90,12 @@ def _level(facts: Facts, rule: str, layer: Layer, form: Form, mid: tuple[int, ..
         found = solve.fit(
             form, layer.kernel, layer.bias, evidence.moments, mid, iterations=iterations, seed=evidence.seed
         )
-        return Fitted(build(found.factors), found.rel_error)
+        factors = found.factors
+        if layer.rectified and not rough:
+            half = len(evidence.x) // 2  # one half to fit, one to tell whether it helped
+            rows, held_out = (evidence.x[:half], evidence.y[:half]), (evidence.x[half:], evidence.y[half:])
+            factors = refit_for_relu(factors, rows, held_out)
+        return Fitted(build(factors), found.rel_error)
 
     random = build(unfitted(form, shape, mid, np.random.default_rng(0)))
     full = layer.weight.size * size[0] * size[1]
@@ -101,8 +107,9 @@ def _fragment(facts: Facts, rule: str, layer: Layer, factors: Factors) -> Fragme
     x = layer.x
     stages = factors.stages
     for stage in stages:
-        bias = factors.bias if stage is stages[-1] else None
-        x = add_conv(new, x, stage.weight, bias, stage.window, layer.dtype, stage.group)
+        bias = factors.bias.astype(np.float64) if stage is stages[-1] else None
+        weight = stage.weight.astype(np.float64)
+        x = add_conv(new, x, weight, bias, stage.window, layer.dtype, stage.group)
     return new.finish({layer.y: x})
 
 

@@ -38,6 +38,12 @@ def intensity(moments: Moments) -> float:
     return min(distance, noise) / distance
 
 
+def suggested_ridge(moments: Moments) -> float:
+    """The ridge that amounts to that shrinkage up to scale: a / (1 - a), between 0.001 and 10."""
+    a = intensity(moments)
+    return min(max(a / max(1 - a, 1e-9), 1e-3), 10.0)
+
+
 def shrunk(moments: Moments) -> Array:
     """The covariance of x by Ledoit and Wolf, with a trace of ridge so that it is always invertible."""
     a = intensity(moments)

@@ -46,6 +46,19 @@ def low_rank(weight: Array, bias: Array | None, moments: Moments | None, rank: i
     return Head(inner, q, mean_y - q @ (inner @ mean_x), _root(lost, float(values.sum())))
 
 
+def low_rank_of_outputs(weight: Array, bias: Array | None, outputs: Moments, rank: int) -> Head:
+    """The same for a layer too wide for the covariance of its input: `outputs` has the pre-activations as its x.
+
+    Q = leading eigenvectors of their covariance;  y = Q (Q^T W x) + mean - Q Q^T (mean - b).
+    """
+    old = np.zeros(len(weight)) if bias is None else bias
+    values, vectors = scipy.linalg.eigh(outputs.xx)
+    q = vectors[:, ::-1][:, :rank]
+    lost = float(values[: len(values) - q.shape[1]].sum())
+    shift = outputs.mean_x - q @ (q.T @ (outputs.mean_x - old))
+    return Head(q.T @ weight, q, shift, _root(lost, float(values.sum())))
+
+
 def pooled(weight: Array, bias: Array | None, moments: Moments | None, pooling: Array) -> Head:
     """The best layer on pooled features `pooling` x, pooling (z, d)."""
     target, covariance, mean_x, mean_y = _layer(weight, bias, moments)
@@ -71,17 +84,17 @@ def pooled_maps(weight: Array, bias: Array | None, mean_x: Array, covariance: Kr
     return Head(maps, found.reshape(j, -1), new, error)
 
 
-def first_maps(weight: Array, covariance: Kronecker, number: int) -> Array:
-    """(number, S): the best maps if all channels were alike and uncorrelated; where `learned_maps` starts.
+def best_maps(weight: Array, covariance: Kronecker, number: int) -> Array:
+    """(number, S): the best maps for a Kronecker covariance A (x) B; where `learned_maps` starts.
 
-    maps = L^-T q, B = L L^T the spatial covariance, q the leading eigenvectors of L^T (sum W^T W) L.
+    maps = L^-T q, B = L L^T, q the leading eigenvectors of L^T (sum_j W_j^T A W_j) L, W_j (C, S).
     """
     s = len(covariance.spatial)
-    kernel = weight.reshape(-1, s)
+    kernel = weight.reshape(len(weight), -1, s)
     root = np.linalg.cholesky(covariance.spatial)
-    scales = np.tile(np.diag(covariance.channel), len(weight))
-    gram = root.T @ ((kernel * scales[:, None]).T @ kernel) @ root
-    _, vectors = scipy.linalg.eigh(gram)
+    mixed = np.einsum("cd,jds->jcs", covariance.channel, kernel, optimize=True)
+    gram = root.T @ np.tensordot(kernel, mixed, ((0, 1), (0, 1))) @ root
+    _, vectors = scipy.linalg.eigh((gram + gram.T) / 2)
     return np.asarray(scipy.linalg.solve_triangular(root, vectors[:, ::-1][:, :number], lower=True, trans="T").T)
 
 
@@ -95,7 +108,7 @@ def learned_maps(
     blocks = covariance.reshape(channels, s, channels, s)
     channel = np.einsum("csds->cd", blocks) / s
     spatial = np.einsum("cscu->su", blocks) / np.trace(channel)
-    maps = first_maps(target, Kronecker(ridge(channel, 1e-6), ridge(spatial, 1e-6)), number)
+    maps = best_maps(target, Kronecker(ridge(channel, 1e-6), ridge(spatial, 1e-6)), number)
     pairs = np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)).reshape(channels**2, s * s)
     cross = (target @ covariance).reshape(j, channels, s)
     best: tuple[float, Array, Array] | None = None

@@ -161,9 +161,7 @@ class Judge:
             raise UsageError(f"--metric {name}: it raised {type(error).__name__}: {one_line(error)}") from None
         if values.shape != (len(chosen),):
             shape = "x".join(map(str, values.shape)) or "one number"
-            raise UsageError(
-                f"--metric {name}: it must return a score for each of {len(chosen)} samples, not {shape}"
-            )
+            raise UsageError(f"--metric {name}: it must return a score for each of {len(chosen)} samples, not {shape}")
         if not np.isfinite(values).all():
             raise UsageError(f"--metric {name}: it returned NaN or infinite scores")
         return values

@@ -109,7 +109,7 @@ class Accumulator:
         return Moments(n, mean_x, mean_y, self.xx / n, self.yx / n, self.yy / n, self._quartic / n)
 
 
-@dataclass
+@dataclass(eq=False)
 class Reservoir:
     """A uniform sample of at most `size` rows (x, y), the same for the same seed and order of batches."""
 

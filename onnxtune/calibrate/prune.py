@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.calibrate.covariance import ridge as with_ridge
+from onnxtune.calibrate.covariance import suggested_ridge
 from onnxtune.calibrate.moments import Array, Moments
 from onnxtune.calibrate.solve import solve_right
 
@@ -35,13 +36,13 @@ class Pruned:
     """Square root of E|y - y'|^2 / E|y - mean y|^2 on the moments' own data."""
 
 
-def cheapest(weight: Array, moments: Moments, remove: int, *, ridge: float = 1e-2) -> tuple[int, ...]:
+def cheapest(weight: Array, moments: Moments, remove: int, *, ridge: float | None = None) -> tuple[int, ...]:
     """The channels to keep when `remove` of the C go. weight: (O, C, *kernel), moments of its patches."""
     channels = weight.shape[1]
     if not 0 <= remove < channels:
         raise ValueError(f"cannot remove {remove} of {channels} channels")
     taps = weight[0, 0].size
-    precision = np.linalg.inv(with_ridge(moments.xx, ridge))
+    precision = np.linalg.inv(_regular(moments, ridge))
     current = weight.reshape(len(weight), -1).astype(np.float64)
     left = np.arange(channels)
     for _ in range(remove):
@@ -59,11 +60,15 @@ def cheapest(weight: Array, moments: Moments, remove: int, *, ridge: float = 1e-
     return tuple(int(c) for c in left)
 
 
-def prune(weight: Array, moments: Moments, keep: Sequence[int], *, ridge: float = 1e-2) -> Pruned:
+def _regular(moments: Moments, ridge: float | None) -> Array:
+    return with_ridge(moments.xx, suggested_ridge(moments) if ridge is None else ridge)
+
+
+def prune(weight: Array, moments: Moments, keep: Sequence[int], *, ridge: float | None = None) -> Pruned:
     """The consumer's best weights on the channels `keep` alone."""
     out, channels, *kernel = weight.shape
     columns: NDArray[np.intp] = np.arange(weight[0].size).reshape(channels, -1)[list(keep)].ravel()
-    regular = with_ridge(moments.xx, ridge)
+    regular = _regular(moments, ridge)
     # The ridge stands for more data of the same layer: it pulls to the old weights, not to zero.
     cross = moments.yx + weight.reshape(out, -1) @ (regular - moments.xx)
     found = solve_right(regular[np.ix_(columns, columns)], cross[:, columns])

@@ -20,6 +20,7 @@ import numpy as np
 import scipy.linalg
 
 from onnxtune.calibrate.covariance import ridge as with_ridge
+from onnxtune.calibrate.covariance import suggested_ridge
 from onnxtune.calibrate.forms import Factors, Form, composed
 from onnxtune.calibrate.models import Metric, Model, Weights, model_of
 from onnxtune.calibrate.moments import Array, Moments
@@ -27,6 +28,9 @@ from onnxtune.calibrate.starts import starts
 
 PATIENCE = 3
 """Canonical forms cross flat places."""
+
+TRIAL, FREE_ITERATIONS = 3, 10
+"""Iterations for each start before the best goes on, and for the fit without data that is one of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +78,7 @@ def fit(
     moments: Moments | None,
     mid: Sequence[int],
     *,
-    ridge: float = 1e-2,
+    ridge: float | None = None,
     iterations: int = 25,
     steps: int = 12,
     tolerance: float = 2e-3,
@@ -82,17 +86,23 @@ def fit(
 ) -> Fitted:
     """The form with `mid` channels between its stages that does best what weight (O, C, *kernel) and bias do.
 
+    `ridge`: None for what Ledoit and Wolf's shrinkage suggests (0.4 at an eighth as many rows as columns, 0.004
+    at 24 times as many). Data-free without moments: then the bias stays as it is.
     Stops after `iterations`, or when PATIENCE in a row each lower the relative error by less than `tolerance` of it.
     """
     out, channels, *kernel = weight.shape
-    full = None if moments is None else with_ridge(moments.xx, ridge)
+    full = None
+    if moments is not None:
+        full = with_ridge(moments.xx, suggested_ridge(moments) if ridge is None else ridge)
     target = weight.reshape(out, -1)
     if moments is not None and full is not None:
         target = target + scipy.linalg.solve(full, (moments.yx - target @ moments.xx).T, assume_a="pos").T
     problem = _Problem(target.reshape(weight.shape), Metric.of(full, channels, int(np.prod(kernel))))
     energy = float(np.square(weight).sum()) if moments is None else float(moments.yy.sum())
     model = model_of(form)
-    point, history = _minimise(model, _first(model, form, problem, mid, seed), problem, iterations, steps, tolerance)
+    start, tried = _start(model, form, problem, mid, seed, steps, tolerance)
+    point, more = _minimise(model, start, problem, max(0, iterations - len(tried) + 1), steps, tolerance)
+    history = tried + more[1:]
     weights = model.balance(point.weights)
     found = composed(form, weights).reshape(out, -1)
     old = np.zeros(out) if bias is None else bias.astype(np.float64)
@@ -113,10 +123,30 @@ def _square_error(weight: Array, found: Array, moments: Moments | None) -> float
     return float(own + moments.yy.sum() - np.vdot(weight, moments.yx + unexplained))
 
 
-def _first(model: Model, form: Form, problem: _Problem, mid: Sequence[int], seed: int) -> _Point:
+def _start(
+    model: Model, form: Form, problem: _Problem, mid: Sequence[int], seed: int, steps: int, tolerance: float
+) -> tuple[_Point, list[float]]:
+    """The best of a few starts after a few iterations, and its errors so far.
+
+    One of them is the fit without data: so the fit with data does not end in a worse valley than that.
+    """
+    found = _points(model, form, problem, mid, seed)[:2]
+    if problem.metric.full is not None:
+        channels, taps = problem.target.shape[1], problem.target[0, 0].size
+        plain = _Problem(problem.target, Metric.of(None, channels, taps))
+        free = _points(model, form, plain, mid, seed)[0]
+        free, _ = _minimise(model, free, plain, FREE_ITERATIONS, steps, tolerance)
+        found.append(_refit(model, free.weights, problem))
+    if len(found) == 1:
+        return found[0], [found[0].error]
+    return min((_minimise(model, p, problem, TRIAL, steps, tolerance) for p in found), key=lambda t: t[1][-1])
+
+
+def _points(model: Model, form: Form, problem: _Problem, mid: Sequence[int], seed: int) -> list[_Point]:
+    """The starts with their last stages, the best first."""
     random = np.random.default_rng(seed)
     found = (_refit(model, w, problem) for w in starts(form, problem.target, problem.metric, mid, random))
-    return min(found, key=lambda p: p.error)
+    return sorted(found, key=lambda p: p.error)
 
 
 def _refit(model: Model, w: Weights, problem: _Problem) -> _Point:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from onnxtune.apply import apply
 from onnxtune.channels.axis import Integers
 from onnxtune.channels.flow import Channels
 from onnxtune.channels.linear import Linear, Vector
+from onnxtune.channels.operators import length
 from onnxtune.channels.resized import resize_named
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
+from onnxtune.later import LARGE, Later
+from onnxtune.model import Model
 from onnxtune.proposal import Fragment, Proposal
+
+Weights = tuple[Callable[[], Vector], Vector]
+"""What makes the weights of a layer when they are written, and its biases."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +40,21 @@ class State:
         """Names that new tensors must not have."""
         return self.first.names | self.facts.names
 
+    def _applied(self, facts: Facts, proposals: Sequence[Proposal]) -> Facts:
+        """Large weights, old ones and new ones, stay where they are; the new model only describes them."""
+        bare, weights = _bare(facts)
+        for proposal in proposals:
+            weights.update((w.name, w) for w in proposal.fragment.stored if isinstance(w, Later))
+        return Facts(apply(bare, proposals, described=True), facts.sizes, facts.ranges, weights)
+
     def replaced(self, fragments: Sequence[tuple[frozenset[str], Fragment]]) -> State:
         """With regions (keys of nodes, replacement) rewritten; no tensor that stays changes its shape."""
         if not fragments:
             return self
         proposals = [Proposal("", "", keys, fragment) for keys, fragment in fragments]
-        return State(self.first, Facts(apply(self.facts.model, proposals), self.facts.sizes), self.names)
+        return State(self.first, self._applied(self.facts, proposals), self.names)
 
-    def reweighted(self, layers: Sequence[Linear], made: Mapping[str, tuple[Vector, Vector]], label: str) -> State:
+    def reweighted(self, layers: Sequence[Linear], made: Mapping[str, Weights], label: str) -> State:
         """With new weights and biases of the same shapes; `made`: output of a layer -> those."""
         new = Builder(f"{label}/weights", self.taken, self.facts.opset)
         outputs: dict[str, str] = {}
@@ -56,14 +72,14 @@ class State:
     def resized(self, channels: Channels, counts: Integers, label: str) -> State:
         """With other numbers of channels, see axis.py. `channels`: an analysis of this graph."""
         keys, fragment, renamed = resize_named(channels, counts, label, self.taken)
-        after = apply(channels.facts.model, [Proposal("", "", keys, fragment)])
+        after = self._applied(channels.facts, [Proposal("", "", keys, fragment)])
         before = {t: self.names.get(t, t) for t in {*self.names, *(renamed.keys() & self.first.names)}}
         names = {t: renamed.get(now, now) for t, now in before.items()}
-        return State(self.first, Facts(after, self.facts.sizes), names)
+        return State(self.first, after, names)
 
-    def width(self, tensor: str) -> int:
-        """How many channels a tensor of the first graph has now; 0 when it is gone."""
-        return self.facts.channels(self.names.get(tensor, tensor)) or 0
+    def width(self, tensor: str, dim: int = 1) -> int:
+        """How many channels (along `dim`) a tensor of the first graph has now; 0 when it is gone."""
+        return length(self.facts, self.names.get(tensor, tensor), dim) or 0
 
     def difference(self, also: Collection[str]) -> tuple[frozenset[str], Fragment]:
         """What leads from the first graph to this one: the keys to remove and the replacement.
@@ -76,5 +92,25 @@ class State:
         nodes = tuple(n.proto for n in after.nodes if n.key not in kept)
         used = {i for n in nodes for i in n.input}
         stored = {i.name for i in before.model.proto.graph.initializer}
-        weights = [i for i in after.model.proto.graph.initializer if i.name in used and i.name not in stored]
+        new = [i for i in after.model.proto.graph.initializer if i.name in used and i.name not in stored]
+        weights = [after.weights.get(i.name, i) for i in new]
         return frozenset(before.by_key.keys() - kept), Fragment(nodes, tuple(weights))
+
+
+def _bare(facts: Facts) -> tuple[Model, dict[str, Later]]:
+    """The model with its large weights described only, and what makes those."""
+    weights = dict(facts.weights)
+    proto = onnx.ModelProto(ir_version=facts.model.proto.ir_version)
+    proto.opset_import.extend(facts.model.proto.opset_import)
+    proto.functions.extend(facts.model.proto.functions)
+    source, graph = facts.model.proto.graph, proto.graph
+    for part in ("node", "input", "output", "value_info", "sparse_initializer", "quantization_annotation"):
+        getattr(graph, part).extend(getattr(source, part))
+    for tensor in source.initializer:
+        if tensor.name in weights or len(tensor.raw_data) < LARGE:
+            graph.initializer.append(tensor)
+            continue
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        weights[tensor.name] = Later(tuple(tensor.dims), dtype, partial(numpy_helper.to_array, tensor), tensor.name)
+        graph.initializer.append(weights[tensor.name].described())
+    return facts.model.with_proto(proto), weights

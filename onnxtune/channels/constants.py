@@ -3,13 +3,14 @@
 For each tensor a vector over its channels: the value, or NaN when it is not known. A channel starts to
 be constant at a filter of zeros (its bias) or a normalization with scale 0 (its shift). What follows
 works on it as on a number, except where zeros are put around the map: they make a constant other than 0
-differ at the border (padded convolutions, average pools that count the padding, Pad).
+differ at the border (padded convolutions, average pools that count the padding, Pad). Channels whose least
+and largest value are equal (bounds.py) are constant, too.
 Values are taken to be finite: 0 times anything is 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from onnxtune.channels.axis import Axis
-from onnxtune.channels.contracting import is_depthwise
-from onnxtune.channels.flow import Channels
+from onnxtune.channels.bounds import Interval, bounds, fixed
+from onnxtune.channels.contracting import sums
+from onnxtune.channels.flow import Channels, analyse, same_channels
 from onnxtune.channels.linear import LAYERS, Vector, is_padded, linear
-from onnxtune.channels.pointwise import operand
+from onnxtune.channels.pointwise import aligned, operand
 from onnxtune.channels.ranges import UNARY
 from onnxtune.channels.rearranging import over_channels, parts
 from onnxtune.facts import Facts, Node
@@ -31,11 +33,36 @@ Of = Callable[[str], Vector]
 
 def constants(channels: Channels) -> dict[str, Vector]:
     """For each tensor with known channels the constants among them, NaN for the others."""
+    return _constants(channels, {})[0]
+
+
+def known(facts: Facts) -> dict[str, Vector]:
+    """The constants of a graph, those that follow from bounds among them, for `facts.once`."""
+    return facts.once(_known)[0]
+
+
+def bounded(facts: Facts) -> frozenset[str]:
+    """Tensors of which a channel is constant because its bounds are equal, for `facts.once`."""
+    return facts.once(_known)[1]
+
+
+def _known(facts: Facts) -> tuple[dict[str, Vector], frozenset[str]]:
+    return _constants(facts.once(analyse), facts.once(bounds))
+
+
+def _constants(channels: Channels, limits: Mapping[str, Interval]) -> tuple[dict[str, Vector], frozenset[str]]:
     found = {t: np.full(len(axis.ids), np.nan) for t, axis in channels.axes.items()}
+    by_bounds: set[str] = set()
     for node in channels.facts.nodes:
-        if node.key not in channels.barriers:
-            found.update(transfer(channels, node, lambda name: found.get(name, np.full(1, np.nan))))
-    return found
+        if node.key in channels.barriers:
+            continue
+        for name, values in transfer(channels, node, lambda name: found.get(name, np.full(1, np.nan))).items():
+            fix = fixed(limits[name], len(values)) if name in limits else values
+            proved = np.isnan(values) & np.isfinite(fix)
+            found[name] = np.where(proved, fix, values)
+            if proved.any():
+                by_bounds.add(name)
+    return found, frozenset(by_bounds)
 
 
 def transfer(channels: Channels, node: Node, of: Of) -> dict[str, Vector]:
@@ -54,24 +81,25 @@ def transfer(channels: Channels, node: Node, of: Of) -> dict[str, Vector]:
 def _transfer(channels: Channels, node: Node, of: Of, outputs: list[str]) -> list[Vector]:
     facts, first = channels.facts, of(node.input(0))
     if node.is_op(*LAYERS):
-        depthwise = node.is_op("Conv", "ConvTranspose") and is_depthwise(node)
-        return [_depthwise(facts, node, first) if depthwise else _contracted(channels, node, of)]
+        if sums(node, facts, channels.axes.get(node.input(0))):
+            return [_contracted(channels, node, of)]
+        return [_depthwise(facts, node, first)] if node.is_op("Conv", "ConvTranspose") else []
     if node.is_op("BatchNormalization"):
         return [_normalized(facts, node, first)]
     if node.is_op("Concat"):
         parts = [of(i) for i in node.inputs]
-        if over_channels(facts, node):
+        if over_channels(facts, node, channels.axes[node.input(0)]):
             return [np.concatenate(parts)]
         return [np.where(np.all([p == first for p in parts], axis=0), first, np.nan)]
-    if node.is_op("Split", "Slice"):
+    if node.is_op("Split", "Slice", "Gather"):
         return _cut(channels, node, first, outputs)
     if node.is_op(*_COMBINE):
-        return [_combined(facts, node, of, len(channels.axes[outputs[0]].ids))]
+        return [_combined(channels, node, of)]
     if node.is_op("Clip"):
         return [_clipped(facts, node, first)]
     if node.is_op(*UNARY):
         return [_unary(facts, node, first)]
-    return [_map(facts, node, first)]
+    return [_map(facts, node, first)] if same_channels(channels, node) else []
 
 
 def _contracted(channels: Channels, node: Node, of: Of) -> Vector:
@@ -86,8 +114,8 @@ def _contracted(channels: Channels, node: Node, of: Of) -> Vector:
 
 def _depthwise(facts: Facts, node: Node, x: Vector) -> Vector:
     w, bias = facts.constant(node.input(1)), facts.constant(node.input(2)) if node.input(2) else np.zeros(len(x))
-    assert w is not None, "trace has proved that the weights are constant"
-    assert bias is not None, "trace has proved that the bias is constant"
+    if w is None or bias is None or len(w) != len(x):
+        return np.full(len(x), np.nan)  # stored as integers, or several filters for each channel
     taps = w.reshape(len(x), -1).astype(np.float64)
     off = ~(taps != 0).any(axis=1) | (x == 0)
     if node.op_type == "Conv" and not is_padded(node):
@@ -104,9 +132,9 @@ def _normalized(facts: Facts, node: Node, x: Vector) -> Vector:
 
 def _cut(channels: Channels, node: Node, x: Vector, outputs: list[str]) -> list[Vector]:
     facts, axis = channels.facts, channels.axes[node.input(0)]
-    if not over_channels(facts, node):
+    if not over_channels(facts, node, axis):
         return [x for _ in outputs]
-    pieces = parts(facts, node, Axis(np.arange(len(axis.ids)), axis.blocks))
+    pieces = parts(facts, node, Axis(np.arange(len(axis.ids)), axis.blocks, axis.dim))
     return [x[p.ids] for o, p in zip(node.outputs, pieces, strict=True) if o in outputs]
 
 
@@ -122,8 +150,9 @@ _COMBINE: dict[str, Callable[..., Any]] = {
 }
 
 
-def _combined(facts: Facts, node: Node, of: Of, size: int) -> Vector:
-    operands = [_operand(facts, node, name, of, size) for name in node.inputs]
+def _combined(channels: Channels, node: Node, of: Of) -> Vector:
+    axis = channels.axes[node.outputs[0]]
+    operands = [_operand(channels.facts, node, name, of, axis) for name in node.inputs]
     result = operands[0]
     for other in operands[1:]:
         unknown = np.isnan(result) | np.isnan(other)
@@ -134,15 +163,15 @@ def _combined(facts: Facts, node: Node, of: Of, size: int) -> Vector:
     return result
 
 
-def _operand(facts: Facts, node: Node, name: str, of: Of, size: int) -> Vector:
-    """(size,) values of an operand per channel of the output."""
-    role, constant = operand(facts, node, name), facts.constant(name)
+def _operand(facts: Facts, node: Node, name: str, of: Of, axis: Axis) -> Vector:
+    """(channels,) values of an operand per channel of the output, whose axis is given."""
+    role, constant, size = operand(facts, node, name, axis.dim), facts.constant(name), len(axis.ids)
     if constant is None:
         return of(name) if role == "channels" else np.full(size, np.nan)
     values = constant.astype(np.float64)
     if role == "per channel":
-        axis = 1 - (len(facts.shape(node.outputs[0]) or ()) - values.ndim)
-        rows = np.moveaxis(values, axis, 0).reshape(size, -1)
+        own = aligned(facts, node.outputs[0], name, axis.dim)
+        rows = np.moveaxis(values, own, 0).reshape(size, -1)
     else:
         rows = np.broadcast_to(values.reshape(1, -1), (size, values.size))
     return np.where((rows == rows[:, :1]).all(axis=1), rows[:, 0], np.nan)
@@ -182,7 +211,7 @@ def _unary(facts: Facts, node: Node, x: Vector) -> Vector:
 
 _MAPS = (
     "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceMin",
-    "Transpose", "Flatten", "Reshape", "Squeeze", "Unsqueeze",
+    "Transpose", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Expand",
 )  # fmt: skip
 """They keep any constant map."""
 

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.channels.axis import Axis, Integers
-from onnxtune.channels.contracting import is_depthwise
-from onnxtune.channels.flow import Channels
+from onnxtune.channels.contracting import sums
+from onnxtune.channels.flow import Channels, same_channels
 from onnxtune.channels.linear import LAYERS, Linear, Vector, linear
-from onnxtune.channels.pointwise import operand
+from onnxtune.channels.pointwise import aligned, operand
 from onnxtune.channels.ranges import UNARY
 from onnxtune.channels.rearranging import over_channels, parts
 from onnxtune.facts import Facts, Node
@@ -39,7 +39,7 @@ CLOSE = 1e-5
 HOMOGENEOUS = (
     "Relu", "LeakyRelu", "Abs", "Neg", "Resize", "Upsample", "Transpose", "MaxPool", "AveragePool", "GlobalMaxPool",
     "GlobalAveragePool", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "Flatten", "Reshape",
-    "Squeeze", "Unsqueeze",
+    "Squeeze", "Unsqueeze", "Expand",
 )  # fmt: skip
 """f(a x) = a f(x) for a > 0."""
 
@@ -121,14 +121,15 @@ def multiples(channels: Channels) -> dict[str, Marks]:
             continue
         made = None if node.key in channels.barriers else _marks(found, node, outputs)
         for place, output in enumerate(outputs):
-            found.marks[output] = made[place] if made else found.fresh(len(channels.axes[output].ids))
+            size = len(channels.axes[output].ids)
+            found.marks[output] = made[place] if made and len(made[place].labels) == size else found.fresh(size)
     return found.marks
 
 
 def _marks(found: Multiples, node: Node, outputs: list[str]) -> list[Marks] | None:
     """Marks of a node's outputs; None: nothing is known."""
     facts, x = found.channels.facts, found.marks.get(node.input(0))
-    if node.is_op(*LAYERS) and not (node.is_op("Conv", "ConvTranspose") and is_depthwise(node)):
+    if node.is_op(*LAYERS) and sums(node, facts, found.channels.axes.get(node.input(0))):
         return _layer(found, node)
     if node.is_op("Concat"):
         return _concat(found, node)
@@ -138,11 +139,11 @@ def _marks(found: Multiples, node: Node, outputs: list[str]) -> list[Marks] | No
         return _product(found, node)
     if x is None:
         return None
-    if node.is_op("Split", "Slice") and over_channels(facts, node):
+    if node.is_op("Split", "Slice", "Gather"):
         axis = found.channels.axes[node.input(0)]
-        pieces = parts(facts, node, Axis(np.arange(len(axis.ids)), axis.blocks))
-        return [x.part(p.ids) for o, p in zip(node.outputs, pieces, strict=True) if o in outputs]
-    if node.is_op("Split", "Slice"):
+        if over_channels(facts, node, axis):
+            pieces = parts(facts, node, Axis(np.arange(len(axis.ids)), axis.blocks, axis.dim))
+            return [x.part(p.ids) for o, p in zip(node.outputs, pieces, strict=True) if o in outputs]
         return [found.together(x.factors, x.labels) for _ in outputs]
     if node.is_op("Identity", "Dropout"):
         return [x]
@@ -151,8 +152,10 @@ def _marks(found: Multiples, node: Node, outputs: list[str]) -> list[Marks] | No
     if node.is_op("Conv", "ConvTranspose"):
         return [_depthwise(found, node, x)]
     if node.is_op("PRelu"):
-        slope = _rows(facts, node, node.input(1), len(x.labels))
+        slope = _rows(facts, node, node.input(1), found.channels.axes[outputs[0]])
         return None if slope is None else [found.together(x.factors, x.labels, slope)]
+    if not same_channels(found.channels, node):
+        return None
     if node.is_op(*HOMOGENEOUS) or _pads_with_zeros(facts, node):
         return [found.together(x.factors, x.labels)]
     if node.is_op("Clip", "Pad", *UNARY):
@@ -162,24 +165,25 @@ def _marks(found: Multiples, node: Node, outputs: list[str]) -> list[Marks] | No
 
 def _layer(found: Multiples, node: Node) -> list[Marks] | None:
     layer, x = linear(found.channels, node), found.marks.get(node.input(0))
-    if layer is None:
+    if layer is None or layer.group > 1:
         return None
     w = layer.stored if x is None else _summed(layer, x)
     shifts = layer.bias / (layer.alpha or 1.0)
-    return [found.proportional(w, shifts, np.zeros(len(w)), _roundoff(layer.stored.dtype))]
+    return [found.proportional(w, shifts, np.zeros(len(w)), _roundoff(layer.dtype))]
 
 
 def _summed(layer: Linear, x: Marks) -> NDArray[Any]:
     """The layer's weights with columns that meet multiples of one channel added up."""
     _, head, group = np.unique(x.labels, return_index=True, return_inverse=True)
+    stored = layer.stored
     if len(head) == len(x.labels) and (x.factors == 1).all():
-        return layer.stored
-    w = np.zeros(layer.stored.shape)
+        return stored
+    w = np.zeros(stored.shape)
     for c, g in enumerate(group.ravel().tolist()):
         into, of = layer.columns(int(head[g])), layer.columns(c)
         if len(into) != len(of):
-            return layer.stored
-        w[:, into] += x.factors[c] * layer.stored[:, of]
+            return stored
+        w[:, into] += x.factors[c] * stored[:, of]
     return w
 
 
@@ -197,9 +201,10 @@ def _normalized(found: Multiples, node: Node, x: Marks) -> Marks:
 
 
 def _depthwise(found: Multiples, node: Node, x: Marks) -> Marks:
-    w, bias = (found.channels.facts.constant(i) if i else None for i in (node.input(1), node.input(2)))
-    assert w is not None, "trace has proved that the weights are constant"
-    size = len(x.labels)
+    facts, size = found.channels.facts, len(x.labels)
+    w, bias = (facts.constant(i) if i else None for i in (node.input(1), node.input(2)))
+    if w is None or len(w) != size or (bias is None and node.input(2)):
+        return found.fresh(size)  # stored as integers, or several filters for each channel
     shift = np.zeros(size) if bias is None else bias.astype(np.float64)
     taps = w.reshape(size, -1).astype(np.float64) * x.factors[:, None]
     return found.proportional(taps, shift, x.labels, _roundoff(w.dtype))
@@ -209,7 +214,7 @@ def _concat(found: Multiples, node: Node) -> list[Marks] | None:
     read = [found.marks[i] for i in node.inputs if i in found.marks]
     if len(read) < len(node.inputs):
         return None
-    if over_channels(found.channels.facts, node):
+    if over_channels(found.channels.facts, node, found.channels.axes[node.input(0)]):
         return [Marks(np.concatenate([m.labels for m in read]), np.concatenate([m.factors for m in read]))]
     return [_jointly(found, read, [])]
 
@@ -223,15 +228,15 @@ def _jointly(found: Multiples, read: Sequence[Marks], keys: Sequence[NDArray[Any
 
 def _sum(found: Multiples, node: Node) -> list[Marks] | None:
     """Add, Sub, Sum, Max, Min: constants and what all channels share scale with nothing."""
-    facts, size = found.channels.facts, len(found.channels.axes[node.outputs[0]].ids)
+    facts, axis = found.channels.facts, found.channels.axes[node.outputs[0]]
     read: list[Marks] = []
     keys: list[NDArray[Any]] = []
     scales = True
     for name in node.inputs:
-        role, constant = operand(facts, node, name), facts.constant(name)
+        role, constant = operand(facts, node, name, axis.dim), facts.constant(name)
         if role == "channels" and name in found.marks:
             read.append(found.marks[name])
-        elif role == "per channel" and (rows := _rows(facts, node, name, size)) is not None:
+        elif role == "per channel" and (rows := _rows(facts, node, name, axis)) is not None:
             keys.append(rows)
             scales = scales and not rows.any()
         elif role == "shared":
@@ -244,10 +249,12 @@ def _sum(found: Multiples, node: Node) -> list[Marks] | None:
 
 
 def _product(found: Multiples, node: Node) -> list[Marks] | None:
-    facts, size = found.channels.facts, len(found.channels.axes[node.outputs[0]].ids)
-    read = [found.marks[n] for n in node.inputs if operand(facts, node, n) == "channels" and n in found.marks]
-    fixed = [_rows(facts, node, n, size) for n in node.inputs if operand(facts, node, n) == "per channel"]
-    shared = sum(operand(facts, node, n) == "shared" for n in node.inputs)
+    facts, axis = found.channels.facts, found.channels.axes[node.outputs[0]]
+    size, roles = len(axis.ids), [operand(facts, node, n, axis.dim) for n in node.inputs]
+    by_role = list(zip(node.inputs, roles, strict=True))
+    read = [found.marks[n] for n, role in by_role if role == "channels" and n in found.marks]
+    fixed = [_rows(facts, node, n, axis) for n, role in by_role if role == "per channel"]
+    shared = roles.count("shared")
     if not read or len(read) + len(fixed) + shared < len(node.inputs) or len(fixed) > 1:
         return None
     factors = np.prod([m.factors for m in read], axis=0)
@@ -260,15 +267,16 @@ def _product(found: Multiples, node: Node) -> list[Marks] | None:
     return [found.proportional(fixed[0] * factors[:, None], np.zeros(size), joint.labels, roundoff)]
 
 
-def _rows(facts: Facts, node: Node, name: str, size: int) -> Vector | None:
-    """(size, values per channel) of a constant operand; (size, 1) when it is the same for all."""
+def _rows(facts: Facts, node: Node, name: str, axis: Axis) -> Vector | None:
+    """(channels, values per channel) of a constant operand; (channels, 1) when it is the same for all.
+    `axis`: of the output."""
     constant = facts.constant(name)
     if constant is None:
         return None
-    values = constant.astype(np.float64)
-    if operand(facts, node, name) == "per channel":
-        return np.moveaxis(values, 1 - ((facts.rank(node.outputs[0]) or 0) - values.ndim), 0).reshape(size, -1)
-    return np.zeros((size, 1)) if operand(facts, node, name) == "shared" else None
+    values, size, role = constant.astype(np.float64), len(axis.ids), operand(facts, node, name, axis.dim)
+    if role == "per channel":
+        return np.moveaxis(values, aligned(facts, node.outputs[0], name, axis.dim), 0).reshape(size, -1)
+    return np.zeros((size, 1)) if role == "shared" else None
 
 
 def _pads_with_zeros(facts: Facts, node: Node) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from onnxtune.channels.axis import Integers
-from onnxtune.channels.constants import constants
+from onnxtune.channels.compose import Weights
+from onnxtune.channels.constants import known
 from onnxtune.channels.duplicates import Marks
 from onnxtune.channels.flow import Channels
 from onnxtune.channels.linear import Linear, Vector, layers
@@ -15,7 +16,7 @@ from onnxtune.channels.linear import Linear, Vector, layers
 
 def groups_of(channels: Channels, marks: Mapping[str, Marks], read: list[Linear]) -> Integers:
     """(identities,): equal numbers for identities that are multiples wherever a layer reads them."""
-    values, alone = constants(channels), np.ones(channels.count, bool)
+    values, alone = channels.facts.once(known), np.ones(channels.count, bool)
     group = np.zeros(channels.count, np.int64)
     for axis in {id(a): a for a in channels.axes.values()}.values():
         group = _refined(group, axis.ids, axis.blocks)
@@ -57,19 +58,22 @@ def heads_of(channels: Channels, marks: Mapping[str, Marks], read: list[Linear],
     return np.where(free, head, np.arange(channels.count))
 
 
-def merged(
-    channels: Channels, marks: Mapping[str, Marks], layer: Linear, heads: Integers
-) -> tuple[Vector, Vector] | None:
+def merged(channels: Channels, marks: Mapping[str, Marks], layer: Linear, heads: Integers) -> Weights | None:
     """A layer's weights with those for merged channels added to the ones for their heads; None: none is merged."""
     ids, factors = channels.axes[layer.node.input(0)].ids, marks[layer.node.input(0)].factors
     gone = np.flatnonzero(heads[ids] != ids).tolist()
     if not gone:
         return None
-    place, w = {int(i): p for p, i in enumerate(ids)}, layer.w
-    for j in gone:
-        i = place[int(heads[ids[j]])]
-        w[:, layer.columns(i)] += factors[j] / factors[i] * w[:, layer.columns(j)]
-    return w, layer.bias
+    place = {int(i): p for p, i in enumerate(ids)}
+
+    def weights() -> Vector:
+        w = layer.w
+        for j in gone:
+            i = place[int(heads[ids[j]])]
+            w[:, layer.columns(i)] += factors[j] / factors[i] * w[:, layer.columns(j)]
+        return w
+
+    return weights, layer.bias
 
 
 def support(channels: Channels, marks: Mapping[str, Marks], keys: Collection[str]) -> set[str]:

@@ -46,6 +46,19 @@ def product(a: Range, b: Range) -> Range | None:
     return hull([(p, p) for p in (a[0] * b[0], a[0] * b[1], a[1] * b[0], a[1] * b[1])])
 
 
+def power(a: Range, b: Range) -> Range | None:
+    """a to the b. None: it may overflow, or a base below 0 meets a broken exponent."""
+    whole = b[0] == b[1] and b[0] == int(b[0]) and b[0] >= 0 if bounded(b) else False
+    if not bounded(a) or not bounded(b) or not (whole or a[0] > 0 or (a[0] >= 0 and b[0] >= 0)):
+        return None
+    try:
+        ends = [x**y for x in a for y in b] + ([0.0] if a[0] <= 0 <= a[1] and b[1] > 0 else [])
+    except OverflowError:
+        return None
+    result = min(ends), max(ends)
+    return result if bounded(result) else None
+
+
 def reciprocal(a: Range) -> Range | None:
     """None: a zero may be inside."""
     if a[0] <= 0 <= a[1] or not bounded(a):

@@ -1,22 +1,21 @@
 """Operators that rearrange whole channels: the output's axis follows from the inputs' axes.
 
-Concat over axis 1     the lists one after the other
-Split, Slice over axis 1    parts of the list; the cuts move with the channels
-Flatten, Reshape (N, C, *S) -> (N, C prod S)    each channel becomes a block of prod S columns
-Reshape, Squeeze, Unsqueeze that keep axes 0 and 1, Concat, Split and Slice over other axes    same layout
-Shape of which only other sizes than axis 1 are used    allowed
+Concat along the channels     the lists one after the other
+Split, Slice, Gather along the channels    parts of the list; the cuts and indices move with the channels
+SpaceToDepth    the list b * b times
+DepthToSpace    b * b channels become one: they change together (`Trace.tie`)
+Concat, Split, Slice and Gather along other axes    same layout
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.channels.axis import Axis, joined
-from onnxtune.channels.operators import UNKNOWN, Edit, Pads, SameLayout, Trace, integers, normalised, rank
+from onnxtune.channels.operators import UNKNOWN, Edit, Pads, SameLayout, Trace, integers, length, normalised, rank
 from onnxtune.channels.ranges import ANY, Range, hull
 from onnxtune.facts import Facts, Node
 
@@ -27,12 +26,14 @@ COMPUTED = "its parameters are computed at run time"
 class Concat:
     def trace(self, node: Node, trace: Trace) -> str | None:
         facts = trace.facts
-        found = [trace.axis(i) for i in node.inputs]
-        axes = [a for a in found if a is not None]
         of = rank(facts, node.outputs[0])
+        dims = [a.dim for i in node.inputs if (a := trace.axis(i)) is not None and not trace.is_unknown(i)]
+        dims = dims or [1]
+        found = [trace.along(i, dims[0]) for i in node.inputs]
+        axes = [a for a in found if a is not None]
         if len(axes) < len(found) or of is None:
             return UNKNOWN
-        if node.attribute("axis", 1) in (1, 1 - of):
+        if normalised([node.attribute("axis", 1)], of) == dims[:1]:
             trace.axes[node.outputs[0]] = joined(axes)
             return None
         if any(not np.array_equal(a.blocks, axes[0].blocks) for a in axes):
@@ -56,10 +57,10 @@ class Split:
         of = rank(facts, node.input(0))
         if axis is None or of is None:
             return UNKNOWN
-        if not _is_channels(node, of):
+        if not _is_along(node, of, axis):
             trace.axes.update((o, axis) for o in node.outputs if o)
             return None
-        sizes = [facts.channels(o) for o in node.outputs]
+        sizes = [length(facts, o, axis.dim) for o in node.outputs]
         if node.input(1) and not facts.is_constant(node.input(1)):
             return COMPUTED
         widths = [s for s in sizes if s is not None]
@@ -76,7 +77,7 @@ class Split:
         return pads.of(node.input(0))
 
     def edit(self, node: Node, edit: Edit) -> tuple[str, ...]:
-        if not _is_channels(node, rank(edit.facts, node.input(0)) or 0):
+        if not _is_along(node, rank(edit.facts, node.input(0)) or 0, edit.axis(node.input(0))):
             return edit.copy(node)
         widths = [edit.width(o) for o in node.outputs]
         if edit.facts.opset < 13:
@@ -92,12 +93,13 @@ class Slice:
         axes = _sliced_axes(facts, node)
         if axes is None:
             return COMPUTED
-        if 1 not in axes:
+        if axis.dim not in axes:
             trace.axes[node.outputs[0]] = axis
             return None
-        cuts = limits(facts, node, axis.size)
+        cuts = limits(facts, node, axis)
         if cuts is None:
-            return COMPUTED
+            steps = integers(facts, node, "steps", 4)
+            return "a Slice of channels with a step" if steps and steps[axes.index(axis.dim)] != 1 else COMPUTED
         part = axis.between(*cuts)
         if part is None or not len(part.ids):
             return CUT
@@ -108,13 +110,12 @@ class Slice:
         return pads.of(node.input(0))
 
     def edit(self, node: Node, edit: Edit) -> tuple[str, ...]:
-        axes = _sliced_axes(edit.facts, node) or []
-        if 1 not in axes:
+        axes, axis = _sliced_axes(edit.facts, node) or [], edit.axis(node.input(0))
+        if axis.dim not in axes:
             return edit.copy(node)
-        axis = edit.axis(node.input(0))
-        cuts = limits(edit.facts, node, axis.size)
+        cuts = limits(edit.facts, node, axis)
         assert cuts is not None, "trace has read them"
-        place = axes.index(1)
+        place = axes.index(axis.dim)
         changed: dict[str, list[int]] = {}
         for position, (name, limit) in enumerate(zip(("starts", "ends"), cuts, strict=True), 1):
             values = integers(edit.facts, node, name, position) or []
@@ -129,124 +130,90 @@ class Slice:
         return edit.copy(node, inputs)
 
 
-class Flatten:
-    """(N, C, *S) -> (N, C prod S) with known S."""
+class Gather:
+    """Constant indices, in any order, take channels; any indices along another axis leave them alone."""
 
     def trace(self, node: Node, trace: Trace) -> str | None:
-        axis, shape = trace.axis(node.input(0)), trace.facts.shape(node.input(0))
-        if axis is None or shape is None:
+        facts, axis = trace.facts, trace.axis(node.input(0))
+        of, indices = rank(facts, node.input(0)), facts.constant(node.input(1))
+        if axis is None or of is None:
             return UNKNOWN
-        area = _area(shape)
-        if node.attribute("axis", 1) not in (1, 1 - len(shape)) or area is None:
-            return "the size of the flattened maps is not known"
-        trace.axes[node.outputs[0]] = axis.spread(area)
+        if not _is_along(node, of, axis):
+            extra = rank(facts, node.input(1))
+            if extra is None:
+                return COMPUTED
+            before = normalised([node.attribute("axis", 0)], of)[0] < axis.dim
+            trace.axes[node.outputs[0]] = axis.at(axis.dim + extra - 1 if before else axis.dim)
+            return None
+        if indices is None:
+            return COMPUTED
+        if not axis.plain or indices.ndim != 1 or not indices.size:
+            return "Gather of one channel" if axis.plain else CUT
+        trace.axes[node.outputs[0]] = axis.chosen(indices)
         return None
 
     def pads(self, node: Node, pads: Pads) -> Range | str:
         return pads.of(node.input(0))
 
     def edit(self, node: Node, edit: Edit) -> tuple[str, ...]:
-        return edit.copy(node)
+        axis = edit.axis(node.input(0))
+        if not _is_along(node, rank(edit.facts, node.input(0)) or 0, axis):
+            return edit.copy(node)
+        widths = axis.widths(edit.counts)
+        starts = np.cumsum(widths) - widths
+        chosen = [np.arange(starts[i], starts[i] + widths[i]) for i in edit.constant(node.input(1)).tolist()]
+        return edit.copy(node, {1: np.concatenate(chosen).astype(np.int64)})
 
 
-class Reshape(Flatten):
-    """Forms that keep axis 0, and keep axis 1 or flatten everything after axis 0."""
+class SpaceToDepth(SameLayout):
+    """Output channel k C + q is input channel q at place k of its block."""
 
     def trace(self, node: Node, trace: Trace) -> str | None:
-        facts, axis, shape = trace.facts, trace.axis(node.input(0)), trace.facts.shape(node.input(0))
-        target = integers(facts, node, "shape", 1)
-        if axis is None or shape is None:
+        axis = trace.along(node.input(0), 1)
+        if axis is None or not axis.plain:
             return UNKNOWN
-        if not target or len(target) < 2 or (0 in target and node.attribute("allowzero", 0)):
-            return COMPUTED
-        area, rest = _area(shape), _area(target)
-        if area is not None and rest != area and len(target) == 2 and target[1] in (-1, axis.size * area):
-            if not _keeps_first(shape, target, target[1] != -1):
-                return "Reshape may move maps between batch and channels"
-            trace.axes[node.outputs[0]] = axis.spread(area)
-            return None
-        if target[1] not in (0, -1, axis.size) or (target[1] == -1 and (rest is None or rest != area)):
-            return "Reshape mixes channels and maps"
-        if not _keeps_first(shape, target, rest is not None and rest == area and target[1] != -1):
-            return "Reshape may move maps between batch and channels"
-        trace.axes[node.outputs[0]] = axis
+        trace.axes[node.outputs[0]] = axis.repeated(node.attribute("blocksize") ** 2)
         return None
 
-    def edit(self, node: Node, edit: Edit) -> tuple[str, ...]:
-        target = list(integers(edit.facts, node, "shape", 1) or [])
-        if target[1] > 0:
-            target[1] = edit.width(node.outputs[0])
-        return edit.copy(node, {1: np.array(target, np.int64)})
 
-
-class Squeeze(SameLayout):
-    """Squeeze and Unsqueeze of axes after the channels."""
-
-    def refuses(self, node: Node, trace: Trace) -> str | None:
-        axes = integers(trace.facts, node, "axes", 1)
-        of = rank(trace.facts, node.outputs[0] if node.op_type == "Unsqueeze" else node.input(0))
-        if not axes or of is None:
-            return "its axes are not given"
-        return None if min(normalised(axes, of)) >= 2 else f"{node.op_type} moves the channels"
-
-
-class Shape:
-    """Its output is a list of sizes; harmless as long as nobody looks at the number of channels."""
+class DepthToSpace(SameLayout):
+    """DCR: input channel k C + q, CRD: input channel q b b + k, is place k of the block of output channel q."""
 
     def trace(self, node: Node, trace: Trace) -> str | None:
-        facts, output = trace.facts, node.outputs[0]
-        of = rank(facts, node.input(0))
-        if of is None or facts.is_output(output):
-            return "its sizes are used"
-        start, end = (normalised([node.attribute(k, d)], of)[0] for k, d in (("start", 0), ("end", of)))
-        window = range(of)[max(start, 0) : end]
-        if 1 in window and not all(_avoids(facts, reader, output, window) for reader in facts.consumers(output)):
-            return "Shape: the number of channels is used"
+        axis = trace.along(node.input(0), 1)
+        places = node.attribute("blocksize") ** 2
+        if axis is None or not axis.plain or axis.size % places:
+            return UNKNOWN
+        made = trace.fresh(axis.size // places)
+        before = node.attribute("mode", "DCR") == "DCR"
+        trace.tie(axis, made, places if before else 1, 1 if before else places)
+        trace.axes[node.outputs[0]] = made
         return None
 
-    def pads(self, node: Node, pads: Pads) -> Range | str:
-        return ANY
 
-    def edit(self, node: Node, edit: Edit) -> tuple[str, ...]:
-        return edit.copy(node)
-
-
-def _avoids(facts: Facts, reader: Node, sizes: str, window: range) -> bool:
-    """Does a reader of a list of sizes take only others than that of axis 1?"""
-    if reader.inputs.count(sizes) != 1 or reader.input(0) != sizes or reader.captured:
-        return False
-    if reader.is_op("Gather"):
-        chosen = facts.constant(reader.input(1))
-        return chosen is not None and all(1 not in window[int(i) :][:1] for i in chosen.ravel())
-    if reader.is_op("Slice"):
-        limits = [integers(facts, reader, name, i) for name, i in (("starts", 1), ("ends", 2), ("steps", 4))]
-        if any(v is None or len(v) > 1 for v in limits) or not limits[0] or not limits[1]:
-            return False
-        return 1 not in window[slice(limits[0][0], limits[1][0], (limits[2] or [1])[0])]
-    return False
-
-
-def over_channels(facts: Facts, node: Node) -> bool:
-    """Does a Concat, Split or Slice work along the channels?"""
+def over_channels(facts: Facts, node: Node, axis: Axis) -> bool:
+    """Does a Concat, Split, Slice or Gather work along the channels? `axis`: of its first input."""
     if node.is_op("Slice"):
-        return 1 in (_sliced_axes(facts, node) or [])
-    return _is_channels(node, rank(facts, node.outputs[0]) or 0)
+        return axis.dim in (_sliced_axes(facts, node) or [])
+    return _is_along(node, rank(facts, node.input(0)) or 0, axis)
 
 
 def parts(facts: Facts, node: Node, axis: Axis) -> list[Axis]:
-    """What the outputs of a Split or Slice along the channels hold of the input's axis."""
+    """What the outputs of a Split, Slice or Gather along the channels hold of the input's axis."""
+    if node.is_op("Gather"):
+        return [axis.chosen(facts.constant(node.input(1)))]
     if node.is_op("Slice"):
-        bounds = [limits(facts, node, axis.size)]
+        bounds = [limits(facts, node, axis)]
     else:
-        ends = np.cumsum([facts.channels(o) or 0 for o in node.outputs]).tolist()
+        ends = np.cumsum([length(facts, o, axis.dim) or 0 for o in node.outputs]).tolist()
         bounds = list(zip([0, *ends[:-1]], ends, strict=True))
     cut = [None if b is None else axis.between(*b) for b in bounds]
     assert None not in cut, "trace has found them"
     return [c for c in cut if c is not None]
 
 
-def _is_channels(node: Node, of: int) -> bool:
-    return normalised([node.attribute("axis", 1 if node.is_op("Concat") else 0)], of) == [1]
+def _is_along(node: Node, of: int, axis: Axis) -> bool:
+    return normalised([node.attribute("axis", 1 if node.is_op("Concat") else 0)], of) == [axis.dim]
 
 
 def _sliced_axes(facts: Facts, node: Node) -> list[int] | None:
@@ -262,25 +229,12 @@ def _sliced_axes(facts: Facts, node: Node) -> list[int] | None:
     return normalised(axes, of)
 
 
-def limits(facts: Facts, node: Node, size: int) -> tuple[int, int] | None:
-    """Start and end on axis 1 as indices in 0 .. size; None when computed or with a step."""
-    place = (_sliced_axes(facts, node) or []).index(1)
+def limits(facts: Facts, node: Node, axis: Axis) -> tuple[int, int] | None:
+    """Start and end along the channels as indices in 0 .. size; None when computed or with a step."""
+    place = (_sliced_axes(facts, node) or []).index(axis.dim)
     starts, ends = integers(facts, node, "starts", 1), integers(facts, node, "ends", 2)
     steps = integers(facts, node, "steps", 4)
     if not starts or not ends or steps is None or (steps and steps[place] != 1):
         return None
-    start, end, _ = slice(starts[place], ends[place]).indices(size)
+    start, end, _ = slice(starts[place], ends[place]).indices(axis.size)
     return start, max(start, end)
-
-
-def _area(shape: Any) -> int | None:
-    """Product of the sizes after axis 1; None when one is not known."""
-    rest = shape[2:]
-    return math.prod(rest) if all(isinstance(d, int) and d > 0 for d in rest) else None
-
-
-def _keeps_first(shape: Any, target: list[int], others_known: bool) -> bool:
-    """Is axis 0 of the result axis 0 of the input, at every size? `others_known`: the product of the
-    other sizes is stated and equal to the input's, so that -1 can only be the same axis 0."""
-    first = target[0]
-    return first == 0 or (first == -1 and others_known) or (isinstance(shape[0], int) and first == shape[0])

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.channels.axis import Integers
-from onnxtune.channels.compose import State
-from onnxtune.channels.constants import constants, transfer
+from onnxtune.channels.bounds import origin
+from onnxtune.channels.compose import State, Weights
+from onnxtune.channels.constants import bounded, known, transfer
 from onnxtune.channels.flow import Channels, analyse
 from onnxtune.channels.linear import Linear, Vector, layers, linear
 from onnxtune.channels.pointwise import operand
@@ -60,9 +61,9 @@ class Plan:
         return np.asarray(~self.kept[self.ids(layer)] & used & (np.nan_to_num(x) != 0))
 
 
-def plan(channels: Channels) -> Plan:
+def plan(facts: Facts) -> Plan:
     """The least set of channels. Needs channels of at least one layer's input; see the module's text."""
-    facts = channels.facts
+    channels = facts.once(analyse)
     kept = channels.held != 0
     read = []
     for node in layers(channels):
@@ -76,7 +77,7 @@ def plan(channels: Channels) -> Plan:
         maker = facts.producer(tensor)
         if maker is not None and maker.key not in useful:
             kept[axis.ids] = True  # leads nowhere: not ours to tidy up
-    found = Plan(channels, constants(channels), read, kept)
+    found = Plan(channels, facts.once(known), read, kept)
     found.idle = {layer.node.key: _idle(found, layer.node.outputs[0]) for layer in read}
     while True:
         _need(found)
@@ -137,6 +138,9 @@ def _carriers(found: Plan) -> set[int]:
         spared = found.spared(layer)
         if layer.uniform or not spared.any():
             continue
+        if layer.group > 1:
+            missing.update(found.ids(layer)[spared].tolist())  # no channel can carry those of another group
+            continue
         ids, size = found.ids(layer), np.abs(np.nan_to_num(found.values[layer.node.input(0)]))
         largest = int(np.argmax(np.where(spared, size, 0.0)))
         able = np.where(found.kept[ids], size, 0.0)
@@ -154,21 +158,26 @@ def without(state: State, found: Plan, label: str) -> State:
     return state.reweighted(found.layers, made, label).without(found.channels, found.kept, label)
 
 
-def _share(found: Plan, layer: Linear) -> tuple[Vector, Vector] | None:
+def _share(found: Plan, layer: Linear) -> Weights | None:
     """The layer's weights and bias with the constants of its removed inputs in them; None: as they are."""
     spared, ids = found.spared(layer), found.ids(layer)
     idle = found.idle[layer.node.key]
     if not spared.any() and not (idle.any() and not found.kept[ids].all()):
         return None
-    x, w, bias = found.values[layer.node.input(0)], layer.w, layer.bias.copy()
-    w[idle], bias[idle] = 0.0, 0.0
+    x, carrier = found.values[layer.node.input(0)], found.carriers.get(layer.node.key)
+    bias = np.where(idle, 0.0, layer.bias)
     if layer.uniform:
-        return w, bias + np.where(idle, 0.0, layer.shares(np.where(spared, x, 0.0)))
-    if spared.any():
-        carrier = found.carriers[layer.node.key]
-        for c in np.flatnonzero(spared).tolist():
+        bias = bias + np.where(idle, 0.0, layer.shares(np.where(spared, x, 0.0)))
+
+    def weights() -> Vector:
+        w = layer.w
+        w[idle] = 0.0
+        for c in np.flatnonzero(spared & (not layer.uniform)).tolist():
+            assert carrier is not None, "chosen in _carriers"
             w[:, layer.columns(carrier)] += x[c] / x[carrier] * w[:, layer.columns(c)]
-    return w, bias
+        return w
+
+    return weights, bias
 
 
 def without_constant_operands(state: State, label: str) -> State:
@@ -177,8 +186,7 @@ def without_constant_operands(state: State, label: str) -> State:
     What made that operand (a residual branch whose last scales are 0) falls away.
     """
     facts = state.facts
-    channels = analyse(facts)
-    values = constants(channels)
+    channels, values = facts.once(analyse), facts.once(known)
     fragments = []
     useful = _useful(facts)
     for node in facts.nodes:
@@ -191,7 +199,8 @@ def without_constant_operands(state: State, label: str) -> State:
             others = [n for i, n in enumerate(node.inputs) if i != position]
             y = new.Identity(others[0]) if len(others) == 1 else new.copy(node.proto, others)[0]
         else:
-            array = x.astype(facts.dtype(node.outputs[0])).reshape(-1, *(1,) * ((facts.rank(node.outputs[0]) or 2) - 2))
+            behind = (facts.rank(node.outputs[0]) or 2) - 1 - channels.axes[node.outputs[0]].dim
+            array = x.astype(facts.dtype(node.outputs[0])).reshape(-1, *(1,) * behind)
             y = new.copy(node.proto, [array if i == position else n for i, n in enumerate(node.inputs)])[0]
         fragments.append((frozenset({node.key}), new.finish({node.outputs[0]: y})))
     return state.replaced(fragments)
@@ -205,7 +214,7 @@ def _constant_operand(channels: Channels, values: Mapping[str, Vector], node: No
     if len(node.inputs) < 2 or not channels.axes[node.outputs[0]].plain:
         return None
     shape = facts.shape(node.outputs[0])
-    roles = [operand(facts, node, n) for n in node.inputs]
+    roles = [operand(facts, node, n, channels.axes[node.outputs[0]].dim) for n in node.inputs]
     for i, name in enumerate(node.inputs):
         if roles[i] != "channels" or np.isnan(values[name]).any():
             continue
@@ -232,4 +241,8 @@ def support(channels: Channels, values: Mapping[str, Vector], keys: Collection[s
             if name in values and np.isfinite(values[name]).any():
                 found.add(maker.key)
                 wanted.append(maker)
+    for name in sorted(facts.once(bounded)):
+        maker = facts.producer(name)
+        if maker is not None and (maker.key in keys or maker.key in found):
+            found |= origin(facts, name) - set(keys)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from onnxtune.channels.cost import Costs, rounded
 from onnxtune.channels.flow import Run
@@ -10,6 +10,10 @@ from onnxtune.errors import RuleError
 
 Options = Mapping[int, Sequence[int]]
 """Run -> sizes it may take, its present size among them, ascending."""
+Choice = Mapping[int, int]
+"""Run -> its new number of channels."""
+MOST = 14
+"""Attempts per model: each one is measured."""
 
 
 def aligned_options(costs: Costs, runs: Sequence[Run]) -> dict[int, list[int]]:
@@ -74,9 +78,14 @@ def policy_step(policy: str) -> int:
     return 0
 
 
-def rounded_up(costs: Costs, runs: Sequence[int], overhead: float, step: int) -> dict[int, int]:
-    """Every run at its next multiple of `step` (0: next power of two), where the overhead allows it."""
-    sizes: dict[int, int] = {}
+def rounded_up(
+    costs: Costs, runs: Sequence[int], overhead: float, step: int, given: Mapping[int, int] | None = None
+) -> dict[int, int]:
+    """Every run at its next multiple of `step` (0: next power of two), where the overhead allows it.
+
+    `given`: other runs whose sizes are chosen already.
+    """
+    sizes: dict[int, int] = dict(given or {})
     for run in runs:
         now = costs.channels.runs[run].size
         size = rounded(now, step) if step else 1 << (now - 1).bit_length()
@@ -104,3 +113,19 @@ def groups(costs: Costs, sizes: Mapping[int, int]) -> list[dict[int, int]]:
     for run, size in sizes.items():
         found.setdefault(find(run), {})[run] = size
     return list(found.values())
+
+
+def attempts(
+    costs: Costs, chosen: Choice, cutting: Choice, others: Sequence[Choice], least: float = 0.0
+) -> Iterator[dict[int, int]]:
+    """Connected classes together, most promising first; with classes that end at a border (a barrier, a caller);
+    other sizes for them; then each class alone, where the model expects a gain above `least`."""
+    together = sorted(groups(costs, chosen), key=costs.gain, reverse=True)
+    yield from together[: MOST // 2]
+    at_borders = [sizes for sizes in groups(costs, cutting) if any(costs.copies[run] for run in sizes)]
+    yield from sorted(at_borders, key=costs.gain, reverse=True)[: MOST // 4]
+    for sizes in together[: MOST // 4]:
+        yield from (less for other in others if (less := {run: other[run] for run in sizes if run in other}))
+    alone = [{run: size} for sizes in together if len(sizes) > 1 for run, size in sizes.items()]
+    yield from sorted((s for s in alone if costs.gain(s) > least), key=costs.gain, reverse=True)
+    yield from together[MOST // 2 :]

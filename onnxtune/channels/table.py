@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from onnxtune.channels import contracting, pointwise, rearranging, spatial
+from onnxtune.channels import contracting, pointwise, quantized, rearranging, reshaping, spatial
 from onnxtune.channels.operators import Operator
 from onnxtune.channels.ranges import UNARY
 from onnxtune.facts import Node
 
 _POOLS = ("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
-_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum")
-_ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "PRelu")
+_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Pow", "PRelu", "Where", *pointwise.COMPARISONS)
 
 TABLE: dict[str, Operator] = {
     **dict.fromkeys(UNARY, pointwise.Unary()),
@@ -18,6 +18,7 @@ TABLE: dict[str, Operator] = {
     **dict.fromkeys(_REDUCTIONS, spatial.Reduce()),
     "Clip": pointwise.Clip(),
     "BatchNormalization": pointwise.BatchNormalization(),
+    "LRN": pointwise.LRN(),
     "InstanceNormalization": pointwise.InstanceNormalization(),
     "Conv": contracting.Convolution(),
     "ConvTranspose": contracting.Convolution(),
@@ -26,15 +27,21 @@ TABLE: dict[str, Operator] = {
     "Pad": spatial.Pad(),
     "Resize": spatial.Resize(),
     "Upsample": spatial.Resize(),
-    "Transpose": spatial.Transpose(),
     "Concat": rearranging.Concat(),
     "Split": rearranging.Split(),
     "Slice": rearranging.Slice(),
-    "Flatten": rearranging.Flatten(),
-    "Reshape": rearranging.Reshape(),
-    "Squeeze": rearranging.Squeeze(),
-    "Unsqueeze": rearranging.Squeeze(),
-    "Shape": rearranging.Shape(),
+    "Gather": rearranging.Gather(),
+    "SpaceToDepth": rearranging.SpaceToDepth(),
+    "DepthToSpace": rearranging.DepthToSpace(),
+    "Transpose": reshaping.Transpose(),
+    "Flatten": reshaping.Flatten(),
+    "Reshape": reshaping.Reshape(),
+    "Squeeze": reshaping.Squeeze(),
+    "Unsqueeze": reshaping.Squeeze(),
+    "Expand": reshaping.Expand(),
+    "Shape": reshaping.Shape(),
+    "QuantizeLinear": quantized.Quantization(),
+    "DequantizeLinear": quantized.Quantization(),
 }
 
 

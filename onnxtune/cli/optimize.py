@@ -34,6 +34,12 @@ from onnxtune.cli.options import (
 @target_options
 @rule_options
 @calibration_options
+@option(
+    "--input-range",
+    multiple=True,
+    metavar="NAME:LOW:HIGH",
+    help="Lowest and highest value that this input will ever hold (repeatable). Rewrites may rely on it.",
+)
 @option("--force-rules", multiple=True, metavar="RULE", help="Keep this rule's rewrites even when they are not faster.")
 @option(
     "--pad-channels",
@@ -80,6 +86,7 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
     from onnxtune.cli.progress import progress
     from onnxtune.errors import GateError
     from onnxtune.model import write_text
+    from onnxtune.ranges import parse_ranges
     from onnxtune.sizes import parse_shapes
 
     target = output or model.with_suffix(".tuned.onnx")
@@ -91,8 +98,10 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
             provider_options=pairs(flags["provider_option"], "--provider-option"),
             threads=flags["threads"],
             input_shapes=parse_shapes(flags["input_shapes"]),
+            input_ranges=parse_ranges(flags["input_range"]),
             only=words(flags["only"]),
             skip=(*words(flags["skip"]), *(["freeze_initializers"] if flags["keep_initializers_as_inputs"] else [])),
+            exact_only=flags["exact_only"],
             rules=flags["rules"],
             plugins=flags["plugins"],
             settings=_settings(ctx, flags),

@@ -54,11 +54,16 @@ def target_options(command: F) -> F:
 
 
 def rule_options(command: F) -> F:
-    """--only, --skip, --rules, --no-plugins."""
+    """--only, --skip, --exact-only, --rules, --no-plugins."""
     for decorate in reversed(
         [
             option("--only", multiple=True, metavar="RULE", help="Use only this rule (repeatable, or a,b)."),
             option("--skip", multiple=True, metavar="RULE", help="Leave this rule out (repeatable, or a,b)."),
+            option(
+                "--exact-only",
+                is_flag=True,
+                help="Use only rules that keep the function the same in real arithmetic.",
+            ),
             option("--rules", multiple=True, metavar="DIR", help="Folder with further rules (repeatable)."),
             option("--plugins/--no-plugins", default=True, help="Use rules that installed packages offer."),
         ]

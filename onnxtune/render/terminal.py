@@ -15,6 +15,8 @@ from rich.table import Table
 
 from onnxtune.compare import Comparison
 from onnxtune.render import calibration
+from onnxtune.render.classes import RULE as CLASSES
+from onnxtune.render.classes import ClassRow, channel_classes
 from onnxtune.report import Kept, ModelSummary, Rejected, Report, Rewrite
 
 ENABLING = "lets other rules fire"
@@ -39,6 +41,9 @@ def show(report: Report, written: Path | None, *, verbose: int = 0, console: Con
         out.print(_kept(report.kept, limit))
     if report.rejected:
         out.print(_rejected(report.rejected, limit))
+    classes = channel_classes(report)
+    if classes:
+        out.print(_classes(classes, limit))
     _declined(report, out, limit)
     if report.verification.get("cases"):
         error = report.verification["largest_relative_error"]
@@ -153,12 +158,30 @@ def _what(rewrite: Rewrite) -> str:
     return f"{rewrite.title} ({settings})" if settings else rewrite.title
 
 
+def _classes(rows: Sequence[ClassRow], limit: int) -> Table:
+    table = _table(f"Classes of channels ({len(rows)})", "class", "channels", "extra MACs", "gain", "why")
+    for row in rows[:limit]:
+        extra = "" if row.extra_macs is None else f"{row.extra_macs:+,}"
+        gain = ratio(row.gain) if row.gain else ""
+        if row.together:
+            gain += f" with {row.together} other{'s' if row.together > 1 else ''}"
+        if row.alone:
+            gain += f", alone {row.alone.speedup:.2f}x"
+        table.add_row(escape(row.tensor), row.channels, extra, gain, escape(row.result))
+    _rest(table, len(rows) - limit)
+    return table
+
+
 def _declined(report: Report, out: Console, limit: int) -> None:
-    """Declines by rule and reason; names are left out so that equal reasons count together."""
-    groups = Counter((d.rule, re.sub(r"'[^']*'", "a tensor", d.reason)) for d in report.declined)
+    """Declines by rule and reason; names are left out so that equal reasons count together.
+
+    Those that speak of a class of channels have a table of their own.
+    """
+    listed = [d for d in report.declined if d.rule != CLASSES]
+    groups = Counter((d.rule, re.sub(r"'[^']*'", "a tensor", d.reason)) for d in listed)
     if not groups:
         return
-    table = _table(f"Declined ({len(report.declined)})", "rule", "times", "because")
+    table = _table(f"Declined ({len(listed)})", "rule", "times", "because")
     for (rule, reason), count in groups.most_common(limit):
         table.add_row(rule, str(count), escape(reason))
     _rest(table, len(groups) - limit)

@@ -62,6 +62,9 @@ def _eligible(facts: Facts, node: Node) -> Window | No:
         return No(f"the map has {len(found.kernel)} axes, not 2")
     if len(node.outputs) > 1 and node.outputs[1]:
         return No("the Indices output is used")
+    source = facts.producer(node.inputs[0])
+    if source is not None and source.is_op("Pad"):
+        return No("a Pad stands before it, which ONNX Runtime would fuse into a window smaller than its pads")
     if node.attribute("ceil_mode", 0) and any(s != 1 for s in found.strides):
         return No("ceil_mode = 1 with a stride")
     return found if found.always_meets_input else No("dilations, or a window that could hold nothing but padding")

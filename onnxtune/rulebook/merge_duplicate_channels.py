@@ -34,7 +34,7 @@ NAME = "merge_duplicate_channels"
 
 
 def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | Decline]:
-    channels = analyse(facts)
+    channels = facts.once(analyse)
     marks = multiples(channels)
     read = [layer for n in layers(channels) if n.input(0) in channels.axes and (layer := linear(channels, n))]
     groups = groups_of(channels, marks, read)

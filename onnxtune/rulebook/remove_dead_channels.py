@@ -2,7 +2,9 @@
 
 Forward: a channel is constant when its filter is 0 (its value is the bias) or its BatchNormalization
 has gamma = 0 (the value is beta); activations, pools, sums... of constants are constant. Backward: a channel is
-needed only by a layer that has weights for it. Let K be the channels of a layer's input that stay, S the others:
+needed only by a layer that has weights for it. A channel is constant, too, when its bounds are equal: one that
+can never be above 0 is 0 after Relu (`onnxtune.channels.bounds`; inputs may have declared ranges). Let K be the
+channels of a layer's input that stay, S the others:
 
     y = b + sum_{c in K} W_c * x_c + sum_{c in S} W_c * x_c
 
@@ -22,14 +24,15 @@ same removal is also proposed with the remaining channels padded with zeros to m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from onnxtune.channels.candidates import candidates
 from onnxtune.channels.compose import State
-from onnxtune.channels.constants import constants
+from onnxtune.channels.constants import bounded, known
 from onnxtune.channels.flow import Channels, analyse
 from onnxtune.channels.removal import Plan, plan, support, without, without_constant_operands
 from onnxtune.facts import Facts
@@ -42,26 +45,26 @@ BIAS, CARRIED = "constant, in a bias", "constant, carried by another channel"
 
 
 def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | Decline]:
-    channels = analyse(facts)
-    values = constants(channels)
+    channels, values = facts.once(analyse), facts.once(known)
     why: Counter[str] = Counter()
     start = state = State(facts, facts)
     for _ in range(ROUNDS):
         before, state = state, without_constant_operands(state, NAME)
-        found = plan(analyse(state.facts))
+        found = plan(state.facts)
         if not found.kept.all():
             why.update(_reasons(found))
             state = without(state, found, NAME)
         if state is before:
             break
     if state is not start:
-        also = support(channels, values, state.difference(())[0])
-        found_all = list(candidates(state, settings["provider"], NAME))
+        region = state.difference(())[0]
+        also = support(channels, values, region)
+        relies = _declared(facts, region | also)
         only_padding = why.keys() == {PADDING}
-        for small in found_all[:1] if only_padding else found_all:
+        for small in islice(candidates(state, settings["provider"], NAME), 1 if only_padding else None):
             yield Proposal(
                 NAME, small.title(f"{why.total()} channels removed"), *small.state.difference(also),
-                settings={"channels": small.sizes}, details={"tensors": small.tensors, "why": dict(why)},
+                settings={"channels": small.sizes}, details={"tensors": small.tensors, "why": dict(why), **relies},
             )  # fmt: skip
     yield from _held(channels, values)
 
@@ -79,6 +82,13 @@ def _reasons(found: Plan) -> Counter[str]:
         empty = ~layer.uses.any(axis=1) & (layer.bias == 0)
         reason[ids[empty & (reason[ids] == DEAD)]] = PADDING
     return Counter(reason[~found.kept].tolist())
+
+
+def _declared(facts: Facts, keys: Collection[str]) -> dict[str, Any]:
+    """The declared input ranges from which it follows that channels are constant."""
+    read = {i for key in keys for i in facts.by_key[key].inputs} if facts.once(bounded) else set()
+    found = {name: list(limits) for name, limits in facts.ranges.items() if name in read}
+    return {"input_ranges": found} if found else {}
 
 
 def _held(channels: Channels, values: Mapping[str, Any]) -> Iterator[Decline]:

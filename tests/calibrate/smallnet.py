@@ -7,6 +7,7 @@ on what the layers before give, so that the network really classifies.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,15 +31,20 @@ def images(count: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.i
     return maps.astype(np.float32), labels
 
 
+def _pair(rng: np.random.Generator, rank: int, out: int, into: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Channel mixes of low rank for each spatial shape: (rank, out, 3), (rank, 3, into)."""
+    return rng.standard_normal((rank, out, 3)), rng.standard_normal((rank, 3, into)) / np.sqrt(3)
+
+
 def classifier(kernel: int = 5, width: int = 24) -> onnx.ModelProto:
     """Conv kxk 3 -> width, Relu, Conv kxk width -> width, Relu, GlobalAveragePool, Gemm -> CLASSES; input `image`."""
     rng = np.random.default_rng(1)
 
     def smooth(out: int, into: int) -> NDArray[np.float32]:
-        rank = 6
-        mix = rng.standard_normal((out, rank)) @ rng.standard_normal((rank, into * kernel * kernel))
-        noise = 0.3 * rng.standard_normal((out, into * kernel * kernel))
-        weight = (mix / np.sqrt(rank) + noise).reshape(out, into, kernel, kernel)
+        rank = 3
+        shapes = np.einsum("ru,rv->ruv", *rng.standard_normal((2, rank, kernel)))
+        weight = np.einsum("rom,rmc,ruv->ocuv", *_pair(rng, rank, out, into), shapes) / rank
+        weight = weight + 0.1 * rng.standard_normal(weight.shape)
         return np.asarray(weight * np.sqrt(2 / (into * kernel * kernel)), np.float32)
 
     p = kernel // 2

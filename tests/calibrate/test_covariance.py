@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from layers import moments
 
-from onnxtune.calibrate.covariance import intensity, kronecker, ridge, shrunk
+from onnxtune.calibrate.covariance import intensity, kronecker, ridge, shrunk, suggested_ridge
 
 
 def test_intensity_is_ledoit_and_wolfs_formula() -> None:
@@ -22,6 +22,7 @@ def test_intensity_is_ledoit_and_wolfs_formula() -> None:
     a = min(noise, distance) / distance
     assert 0.05 < a < 0.95
     assert intensity(data) == pytest.approx(a, rel=1e-10)
+    assert suggested_ridge(data) == pytest.approx(a / (1 - a))
     assert np.allclose(shrunk(data), (1 - a) * c + a * mean * np.eye(d), rtol=1e-6, atol=1e-6)
 
 
@@ -41,6 +42,7 @@ def test_intensity_falls_with_more_rows_and_comes_closer_to_the_truth() -> None:
 def test_data_without_variance() -> None:
     data = moments(np.ones((10, 4)), np.ones((10, 1)))
     assert intensity(data) == 1.0
+    assert suggested_ridge(data) == 10.0
     assert np.linalg.cond(shrunk(data)) < 1e9
     assert np.array_equal(ridge(np.zeros((3, 3)), 0.1), np.eye(3))
 

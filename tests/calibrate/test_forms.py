@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from convs import run_convs, run_factors
@@ -121,3 +123,15 @@ def test_mid_channels_use_the_budget_and_no_more(form: Form, multiple: int) -> N
     assert all(m % multiple == 0 for m in mid)
     assert form.macs(shape, mid, size) <= 0.4 * whole < form.macs(shape, [m + multiple for m in mid], size)
     assert form.mid_for(shape, size, 1e-4, multiple) is None
+
+
+def test_amplification() -> None:
+    form = forms.cp(window(3, pad=1))
+    factors = forms.unfitted(form, (5, 3), (4,), np.random.default_rng(0))
+    one = replace(factors, weights=tuple(np.abs(w) for w in factors.weights))
+    assert forms.amplification(one) == pytest.approx(1)
+    d, b, a = factors.weights
+    twice = (np.concatenate([d, d]), np.concatenate([b, b]), np.concatenate([1001 * a, -1000 * a], axis=1))
+    cancelling = replace(factors, weights=twice)
+    assert np.allclose(forms.compose(cancelling), forms.compose(factors))
+    assert forms.amplification(cancelling) == pytest.approx(2001 * forms.amplification(factors))

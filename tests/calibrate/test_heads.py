@@ -7,7 +7,16 @@ import pytest
 from layers import maps, moments
 
 from onnxtune.calibrate.covariance import Kronecker, kronecker, shrunk
-from onnxtune.calibrate.heads import Head, bins, first_maps, learned_maps, low_rank, pooled, pooled_maps
+from onnxtune.calibrate.heads import (
+    Head,
+    best_maps,
+    bins,
+    learned_maps,
+    low_rank,
+    low_rank_of_outputs,
+    pooled,
+    pooled_maps,
+)
 from onnxtune.calibrate.solve import relative_error
 
 C, SIZE, J = 6, (3, 4), 10
@@ -120,7 +129,7 @@ def test_learned_maps_beat_the_mean_and_the_first_guess(number: int) -> None:
     ours = relative_error(y, answer(found, x))
     assert ours == pytest.approx(found.rel_error, rel=0.1)
     flat = kronecker(x, C)
-    first = pooled(weight, bias, data, np.kron(np.eye(C), first_maps(weight, flat, number)))
+    first = pooled(weight, bias, data, np.kron(np.eye(C), best_maps(weight, flat, number)))
     assert found.rel_error <= first.rel_error * (1 + 1e-9)
     if number == 1:
         assert ours < relative_error(y, answer(pooled(weight, bias, data, bins(C, SIZE, ((1, 1),))), x))
@@ -149,6 +158,32 @@ def test_kronecker_head_equals_the_full_formula() -> None:
     assert np.allclose(found.bias, weight @ mean + bias - want @ p @ mean)
     less = weight - want @ p
     assert found.rel_error == pytest.approx((np.vdot(less @ full, less) / np.vdot(weight @ full, weight)) ** 0.5)
+
+
+def test_best_maps_for_a_kronecker_covariance() -> None:
+    """No small change of the maps is better, and random maps are worse."""
+    weight, bias = layer()
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal((n, n)) for n in (C, 12))
+    covariance = Kronecker(a @ a.T, b @ b.T)
+    mean = np.zeros(C * 12)
+    maps_ = best_maps(weight, covariance, 3)
+    ours = pooled_maps(weight, bias, mean, covariance, maps_).rel_error
+    for size in (1e-2, 10.0):
+        for _ in range(10):
+            other = maps_ + size * random.standard_normal(maps_.shape) * np.abs(maps_).mean()
+            assert pooled_maps(weight, bias, mean, covariance, other).rel_error > ours
+
+
+def test_low_rank_from_outputs_alone() -> None:
+    weight, bias = layer()
+    x = features()
+    y = x @ weight.T + bias
+    found = low_rank_of_outputs(weight, bias, moments(y, y[:, :0]), 4)
+    assert relative_error(y, answer(found, x)) == pytest.approx(found.rel_error, rel=1e-6)
+    assert np.allclose(found.outer.T @ found.outer, np.eye(4))
+    both = low_rank(weight, bias, moments(x, y), 4)
+    assert found.rel_error == pytest.approx(both.rel_error, rel=0.05)
 
 
 def test_bins() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
@@ -147,3 +148,15 @@ def test_random_pools_of_one_input(reaches: list[tuple[int, int, int, int]], siz
     outputs = ", ".join(f"float[N, C, P, Q] p{i}" for i in range(len(reaches) + 1))
     proto = model_of(f"g (float[N, 2, {size[0]}, {size[1]}] x) => ({outputs}) {{ {nodes} }}")
     assert_rewrites(RULE, proto, settings={"step": step})
+
+
+def test_declines_behind_a_pad() -> None:
+    """ONNX Runtime fuses the Pad into the first pool of the chain and then refuses pads that reach its kernel."""
+    proto = model_of(
+        """g (float[N, 4, 12, 9] x) => (float[N, 4, A, B] y) {
+            p = Pad (x, pads)
+            y = MaxPool <kernel_shape = [5, 5], pads = [2, 2, 2, 2]> (p)
+        }""",
+        {"pads": np.array([0, 0, 1, 1, 0, 0, 0, 2])},
+    )
+    assert_declines("cascade_max_pool", proto, "a Pad stands before it")

@@ -225,7 +225,7 @@ def test_declines_softmax_over_channels() -> None:
 
 
 def test_declines_grouped_convolutions() -> None:
-    refused(lambda net, y: (net.conv(y, 6, 4), net.conv(y, 6, 4, group=2)), "a grouped convolution (group 2")
+    refused(lambda net, y: (net.conv(y, 6, 4), net.conv(y, 6, 4, group=2)), None)
 
 
 def test_declines_computed_weights() -> None:

@@ -344,8 +344,8 @@ def test_declines_softmax_over_channels() -> None:
     refused(lambda net, y: net.conv(net.add("Softmax", y, axis=1), 6, 4), "Softmax may mix channels")
 
 
-def test_declines_grouped_convolutions() -> None:
-    refused(lambda net, y: net.conv(y, 6, 4, group=2), "a grouped convolution (group 2")
+def test_declines_channels_at_one_place_of_some_groups() -> None:
+    refused(lambda net, y: net.conv(y, 6, 4, group=2), None)  # at another place in each group
 
 
 def test_declines_computed_weights() -> None:
@@ -354,6 +354,7 @@ def test_declines_computed_weights() -> None:
 
 def test_declines_reductions_over_channels() -> None:
     refused(lambda net, y: net.add("ReduceMean", y, net.ints(1, 2)), "ReduceMean over channels")
+    refused(lambda net, y: net.conv(net.add("LRN", y, size=3), 6, 4), "LRN looks at neighbours")
 
 
 def test_declines_a_use_of_the_number_of_channels() -> None:
@@ -473,3 +474,182 @@ def test_random_graphs(data: st.DataObject) -> None:
     proto = net.model(*outputs)
     if any(isinstance(s, Proposal) for s in said_by(RULE, proto)):
         assert_rewrites(RULE, proto)
+
+
+# --- bounds -----------------------------------------------------------------------------------------
+
+
+def below_zero(bias: float, weight: float, pads: int, activation: str = "Relu") -> onnx.ModelProto:
+    """Channel 4 of 6 has equal weights and this bias before the activation."""
+    net = Net("N", 2, 7, 9)
+    a = net.conv("x", 2, 6, pads=[pads] * 4)
+    _, w, b = inputs_of(net, a)
+    set_weights(net, w, slice(None), 0.2)  # the others reach above 0, not always 6
+    set_weights(net, b, slice(None), 0.5)
+    set_weights(net, w, 4, weight)
+    set_weights(net, b, 4, bias)
+    limits = (net.constant(np.float32(0)), net.constant(np.float32(6))) if activation == "Clip" else ()
+    return net.model(net.conv(net.add(activation, a, *limits), 6, 5))
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Clip"])
+@pytest.mark.parametrize(
+    ("low", "high", "bias", "weight", "pads"),
+    [(0, 1, -0.5, -0.1, 1), (-1, 1, -2.0, 0.1, 1), (1, 2, 0.5, -0.1, 0), (-3, -1, -0.1, 0.05, 1), (0, 1, 0.0, -0.1, 1)],
+)
+def test_channels_that_are_never_above_zero_in_the_declared_range(
+    low: float, high: float, bias: float, weight: float, pads: int, activation: str
+) -> None:
+    proto, ranges = below_zero(bias, weight, pads, activation), {"x": (low, high)}
+    said = [s for s in said_by(RULE, proto, ranges=ranges) if isinstance(s, Proposal)]
+    assert said[0].details["tensors"][0]["to"] == 5
+    assert said[0].details["input_ranges"] == {"x": [low, high]}
+    assert_rewrites(RULE, proto, ranges=ranges)
+    assert not said_by(RULE, proto), "nothing is known of the input without the declaration"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bias", "weight", "pads"),
+    [
+        (1, 2, 0.5, -0.04, 1),  # in the middle never above -0.22, in the corner 0.18
+        (0, 1.1, -1.8, 0.1, 1),  # 18 taps of 1.1
+        (0, 1, 1e-3, -0.1, 1),
+    ],
+)
+def test_bounds_hold_at_the_border_and_are_exact(
+    low: float, high: float, bias: float, weight: float, pads: int
+) -> None:
+    assert_declines(RULE, below_zero(bias, weight, pads), None, ranges={"x": (low, high)})
+
+
+def test_bounds_from_activations_in_the_graph() -> None:
+    net = Net("N", 3, 7, 6)
+    y = net.add("Relu", net.conv("x", 3, 5))
+    a = net.conv(y, 5, 6)
+    _, w, b = inputs_of(net, a)
+    set_weights(net, w, 2, -0.1)
+    set_weights(net, b, 2, -0.0)
+    y = net.conv(net.add("Relu", a), 6, 4, pads=[0] * 4)
+    gate = net.add("Sigmoid", net.conv(y, 4, 4, 1))
+    c = net.conv(net.add("Mul", gate, net.add("HardSigmoid", y)), 4, 5, 1)
+    _, w, b = inputs_of(net, c)
+    set_weights(net, w, 3, 1.0)
+    set_weights(net, b, 3, -4.0)  # four products of numbers below 1
+    removed(net.model(net.conv(net.add("Relu", c), 5, 3)), "6 -> 5", "5 -> 4")
+
+
+def test_bounds_through_sums_norms_pools_and_concat() -> None:
+    net = Net("N", 2, 8, 8)
+    y = net.add("Clip", net.conv("x", 2, 4), net.constant(np.float32(-1)), net.constant(np.float32(1)))
+    z = net.add("AveragePool", net.add("Add", y, y), kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 1, 1])
+    n = net.add("BatchNormalization", z, *(net.constant(np.full(4, v, np.float32)) for v in (2, -5, 0, 1)), epsilon=0.0)
+    other = net.conv("x", 2, 4, 2, strides=[2, 2], pads=[1, 1, 1, 1])
+    both = net.add("Concat", net.add("Relu", n), other, axis=1)  # 2 * [-2, 2] - 5 < 0
+    removed(net.model(net.conv(both, 8, 3)), "4 -> 1")
+
+
+def test_bounds_do_not_pass_what_is_not_understood() -> None:
+    net = Net("N", 2, 7, 7)
+    y = net.add("LpPool", net.add("Sigmoid", net.conv("x", 2, 4)), kernel_shape=[2, 2])
+    a = net.conv(y, 4, 5, 1)
+    _, w, b = inputs_of(net, a)
+    set_weights(net, w, 2, 1.0)
+    set_weights(net, b, 2, -4.5)
+    assert_declines(RULE, net.model(net.conv(net.add("Relu", a), 5, 3)), None)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_random_graphs_stay_within_their_bounds(data: st.DataObject) -> None:
+    from onnxtune.channels.bounds import ANY, bounds
+    from onnxtune.facts import Facts
+    from onnxtune.feeds import cases
+    from onnxtune.model import Model
+    from onnxtune.runtime import Session, Target
+    from onnxtune.sizes import bind
+
+    draw = data.draw
+    c, h, w = draw(st.integers(1, 4)), draw(st.integers(4, 6)), draw(st.integers(4, 7))
+    net = Net(2, c, h, w, seed=draw(st.integers(0, 99)))
+    tensors = [("x", c, h, w)]
+    for _ in range(draw(st.integers(3, 12))):
+        grow(net, draw, tensors)
+    names = [t[0] for t in tensors[1:]]
+    if not names:
+        return
+    low = draw(st.floats(-3, 2))
+    ranges = {"x": (low, low + draw(st.floats(0.1, 4)))}
+    model = Model(net.model(*dict.fromkeys(names)))
+    sizes = bind(model).sizes
+    found = Facts(model, sizes, ranges).once(bounds)
+    session = Session(model, Target(threads=1), "disable")
+    for case in cases(model, sizes, ranges=ranges):
+        for name, value in session.run(case.feeds).items():
+            axes = tuple(a for a in range(value.ndim) if a != 1)
+            lowest, highest = found.get(name, ANY)
+            slack = 1e-4 * (1 + np.abs(value).max())
+            least, most = value.min(axis=axes), value.max(axis=axes)
+            if value.ndim == 2 and len(lowest) not in (1, value.shape[1]):
+                continue  # flattened maps: bounds are by channel
+            assert (least >= lowest - slack).all(), name
+            assert (most <= highest + slack).all(), name
+
+
+# --- removal and padding are chosen together ----------------------------------------------------------
+
+
+@pytest.fixture
+def avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxtune.channels.cost.cpu_features", lambda: frozenset({"avx", "avx512f"}))
+
+
+def most_of(net: Net, x: str, into: int, c: int = 100, dead: int = 38) -> str:
+    """A convolution with Relu of which some channels are 0."""
+    return str(net.add("Relu", mute(net, net.conv(x, into, c), range(5, 5 + dead), 0.0)))
+
+
+def widths(proposal: Proposal) -> set[tuple[int, int]]:
+    return {(t["from"], t["to"]) for t in proposal.details["tensors"]}
+
+
+@pytest.mark.usefixtures("avx512")
+def test_what_is_left_is_padded_to_what_the_kernels_want() -> None:
+    net = Net("N", 16, 14, 14)
+    y = most_of(net, most_of(net, "x", 16), 100)
+    proto = net.model(net.conv(y, 100, 64))
+    said = [s for s in said_by(RULE, proto) if isinstance(s, Proposal)]
+    assert widths(said[0]) == {(100, 64)}, "first what the cost model expects to be the fastest"
+    assert {(100, 62)} in [widths(s) for s in said], "and the bare removal, to be measured as well"
+    assert max(to for s in said for _, to in widths(s)) <= 100
+    after = assert_rewrites(RULE, proto)
+    assert (64, 64, 3, 3) in {tuple(i.dims) for i in after[0].graph.initializer}
+    again = [s for s in said_by(RULE, after[0]) if isinstance(s, Proposal)]
+    assert all(s.details["why"].keys() == {"padding"} for s in again), "nothing but the padding itself is left"
+    assert not [s for s in said_by("pad_channels", after[0]) if isinstance(s, Proposal)]
+
+
+@pytest.mark.usefixtures("avx512")
+def test_padding_of_classes_that_are_added_and_of_a_dead_branch() -> None:
+    net = Net("N", 16, 14, 14)
+    a = most_of(net, "x", 16)
+    b = most_of(net, a, 100)
+    y = net.add("Relu", net.add("Add", a, b))
+    never = net.norm(net.conv(net.add("Relu", net.conv(y, 100, 50)), 50, 100), 100)
+    scale, shift = inputs_of(net, never)[1:3]
+    set_weights(net, scale, slice(None), 0.0)
+    set_weights(net, shift, slice(None), 0.0)
+    y = net.add("Relu", net.add("Add", y, never))
+    proto = net.model(net.conv(y, 100, 64))
+    first = next(s for s in said_by(RULE, proto) if isinstance(s, Proposal))
+    assert widths(first) == {(100, 64), (50, 0), (100, 0)}
+    after = assert_rewrites(RULE, proto)
+    assert sum(n.op_type == "Add" for n in after[0].graph.node) == 1
+    assert sum(n.op_type == "Conv" for n in after[0].graph.node) == 3
+
+
+@pytest.mark.usefixtures("avx512")
+def test_a_class_is_not_padded_above_what_it_was() -> None:
+    net = Net("N", 16, 14, 14)
+    y = most_of(net, "x", 16, 63, 1)
+    said = [s for s in said_by(RULE, net.model(net.conv(y, 63, 64))) if isinstance(s, Proposal)]
+    assert {to for s in said for _, to in widths(s)} <= {62, 63}
