@@ -22,6 +22,7 @@ from onnxtune.cache import Cache, structure
 from onnxtune.calibrate.judge import Judge
 from onnxtune.calibrate.level import Level
 from onnxtune.calibrate.search import Calibration, Point, Search, Timed, summary
+from onnxtune.calibrate.tail import tail_of
 from onnxtune.compare import Comparison
 from onnxtune.costs import macs, total_macs
 from onnxtune.errors import ModelError, one_line
@@ -329,18 +330,22 @@ class _Tuning:
         """The model after calibrated rewrites that passed the gate; None when there is none that pays."""
         before = apply(base, [s.proposal for s in steps])
         facts = self._facts(before)
+        timed = self._timed(facts, propose_levels(facts, self.calibrated, self.rule_settings))
         with self._stage("judge"):
+            tell = lambda done, total: self.notify("running the model on the calibration data", done, total)  # noqa: E731
+            levels = [t.level for t in timed]
+            tail = tail_of(facts, levels, calibration.data, self.target, tell) if levels else None
             judge = Judge(
-                self.original,
-                calibration.data,
+                self.original if tail is None else tail.facts.model,
+                calibration.data if tail is None else tail.data,
                 self.target,
                 metric=calibration.metric,
                 confidence=calibration.confidence,
-                notify=lambda done, total: self.notify("running the original on the calibration data", done, total),
+                notify=tell,
             )
             latency = self.timer.latency(before, self.sizes)
-            search = Search(before, facts, judge, calibration, self.target, self.options.seed, latency, self.notify)
-        timed = self._timed(facts, propose_levels(facts, self.calibrated, self.rule_settings))
+            seen = facts if tail is None else tail.facts
+            search = Search(seen, judge, calibration, self.target, self.options.seed, latency, self.notify, tail)
         found = None
         with self._stage("fit"):
             for point in search.passing(timed):

@@ -31,6 +31,7 @@ from onnxtune.calibrate.fitter import Fitter
 from onnxtune.calibrate.judge import Judge, joined
 from onnxtune.calibrate.level import Fitted, Level
 from onnxtune.calibrate.store import FitStore
+from onnxtune.calibrate.tail import Tail
 from onnxtune.choose import choose
 from onnxtune.compare import Comparison
 from onnxtune.costs import total_macs
@@ -123,9 +124,9 @@ class Point:
 
 @dataclass(eq=False)
 class Search:
-    """One search over the levels of one model. `teacher` is the model before any calibrated rewrite."""
+    """One search over the levels of one model. `facts` are of the model before any calibrated rewrite, or of its
+    `tail` where only that may change."""
 
-    teacher: Model
     facts: Facts
     judge: Judge
     calibration: Calibration
@@ -133,9 +134,13 @@ class Search:
     seed: int
     latency: float
     notify: Notify
+    tail: Tail | None = None
 
     def __post_init__(self) -> None:
+        self.teacher = self.facts.model
         data, store, digest = self.calibration.data, self.calibration.store, self.calibration.digest
+        if self.tail is not None:
+            data, digest = self.tail.data, self.tail.data.digest()
         self.budget = parse_budget(self.calibration.max_drop, self.judge.main.metric)
         self.splits: Splits = split(data.count, self.seed, classified=self.judge.classified, source=data.source)
         self.fitter = Fitter(self.teacher, data, digest, store, self.target, self.seed, self.notify)
@@ -226,8 +231,12 @@ class Search:
         model, fitted = self.fitter.in_order([o.timed.level for o in options], self.splits.fit)
         drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select)
         latency = self.latency - sum(o.timed.saved for o in options)
-        macs = total_macs(Facts(model, self.facts.sizes))
-        return Point(tuple(options), fitted, model, latency, macs, tensor_bytes(model), drop)
+        return Point(tuple(options), fitted, model, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
+
+    def costs(self, facts: Facts) -> tuple[int, int]:
+        """Multiply-accumulates and bytes of weights of the whole model, of which the facts may know the tail only."""
+        first = (0, 0) if self.tail is None else (self.tail.macs, self.tail.bytes)
+        return first[0] + total_macs(facts), first[1] + tensor_bytes(facts.model)
 
     # --- the gate ----------------------------------------------------------------------------
 
@@ -271,6 +280,7 @@ def summary(search: Search, chosen: Point | None) -> dict[str, Any]:
     """What the report says of a search: data, metric, budget, and every point that was tried."""
     factor, suffix = unit(search.judge.main.metric)
     taken = None if chosen is None else chosen.identity
+    macs, stored = search.costs(search.facts)
     points = sorted(search.points, key=lambda p: p.latency)
     gate = None if chosen is None else chosen.gate
     return {
@@ -281,7 +291,7 @@ def summary(search: Search, chosen: Point | None) -> dict[str, Any]:
         "unit": {"factor": factor, "suffix": suffix},
         "gate": None if gate is None else {**asdict(gate), "needed_for_half": gate.needed(search.budget / 2)},
         "veto": None if chosen is None or chosen.veto is None else asdict(chosen.veto),
-        "exact": {"latency": search.latency, "bytes": tensor_bytes(search.teacher), "macs": total_macs(search.facts)},
+        "exact": {"latency": search.latency, "bytes": stored, "macs": macs},
         "points": [_point_plain(p, chosen=p.identity == taken) for p in points],
     }
 
