@@ -46,6 +46,8 @@ TRIES = 6
 """Sets that are refitted and judged on the way to the budget."""
 GATES = 3
 """Sets that are put before the gate, from the boldest on."""
+PROBE, FORMS = 0.25, 3
+"""Share of a layer's arithmetic at which its forms are compared, and how many of them go on."""
 PER_LAYER = 6
 """Levels of a layer whose harm is measured."""
 LEAST_GAIN = 0.004
@@ -175,10 +177,15 @@ class Search:
         found: list[Option] = []
         for number, items in enumerate(layers.values()):
             self.notify(f"fitting {items[0].level.layer.key}", number, len(layers))
-            fits = self.fitter.alone([item.level for item in items], self.splits.fit)
-            found += [self._option(item, fitted) for item, fitted in _front(list(zip(items, fits, strict=True)))]
+            probes = self._fits([i for i in items if i.level is _probe(items, i.level.family)])
+            forms = {item.level.family for item, _ in _front(probes)[-FORMS:]}  # the closest
+            fits = self._fits([i for i in items if i.level.family in forms])
+            found += [self._option(item, fitted) for item, fitted in _spread(_front(fits))]
         self._considered = {o.timed.level.identity: o for o in found}
         return found
+
+    def _fits(self, items: Sequence[Timed]) -> list[tuple[Timed, Fitted]]:
+        return list(zip(items, self.fitter.alone([i.level for i in items], self.splits.fit), strict=True))
 
     def why_not(self, timed: Timed) -> str:
         """Why a faster level is not in the set that was taken."""
@@ -258,16 +265,24 @@ class Search:
         return replace(point, gate=self.judge.drop(scores, indices), veto=self.judge.drop(final, self.splits.gate))
 
 
+def _probe(items: Sequence[Timed], family: str) -> Level:
+    """The level of a form that stands for it: about PROBE of the layer's arithmetic."""
+    levels = (i.level for i in items if i.level.family == family)
+    return min(levels, key=lambda level: abs(math.log(max(level.share, 1e-6) / PROBE)))
+
+
 def _front(fits: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:
-    """Those that no other beats in time saved and error, spread over the range of times."""
-    ordered = sorted(fits, key=lambda f: (-f[0].saved, f[1].error))
+    """Those that no other beats in time saved and error, the fastest first."""
     front: list[tuple[Timed, Fitted]] = []
-    for item in ordered:
+    for item in sorted(fits, key=lambda f: (-f[0].saved, f[1].error)):
         if not front or item[1].error < front[-1][1].error:
             front.append(item)
-    if len(front) <= PER_LAYER:
-        return front
-    keep = np.unique(np.linspace(0, len(front) - 1, PER_LAYER).round().astype(int))
+    return front
+
+
+def _spread(front: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:
+    """At most PER_LAYER of them, over the whole range of times."""
+    keep = np.unique(np.linspace(0, len(front) - 1, min(PER_LAYER, len(front))).round().astype(int))
     return [front[i] for i in keep]
 
 

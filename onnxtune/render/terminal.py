@@ -48,8 +48,9 @@ def show(report: Report, written: Path | None, *, verbose: int = 0, console: Con
     if report.verification.get("cases"):
         error = report.verification["largest_relative_error"]
         cases = len(report.verification["cases"])
+        what = "Exact rewrites verified" if report.calibration else "Verified"
         out.print(
-            f"Verified: {cases} kinds of input, ONNX Runtime unoptimised and as deployed;"
+            f"{what}: {cases} kinds of input, ONNX Runtime unoptimised and as deployed;"
             f" largest relative difference {error:.1e}"
         )
     if written is not None:

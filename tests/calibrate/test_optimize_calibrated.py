@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,17 +26,12 @@ def model(tmp_path: Path) -> Path:
 def test_faster_within_the_budget_and_a_fixed_point(tmp_path: Path) -> None:
     """A 9x9 kernel leaves so much to gain that no noise hides it."""
     proto, data = classifier(kernel=9, width=16), write_data(tmp_path, 400)
-    arguments = {
-        "providers": "cpu",
-        "threads": 1,
-        "only": ["separable_conv"],
-        "calibration_data": data,
-        "max_drop": "5%",
-    }
+    arguments: dict[str, Any] = {"providers": "cpu", "threads": 1, "only": ["separable_conv"]}
+    arguments |= {"settings": {"separable_conv": {"ratios": [0.4]}}, "calibration_data": data, "max_drop": "8%"}
     result = onnxtune.optimize(proto, **arguments)
     assert result.report.status == "faster"
     assert result.report.calibration is not None
-    assert result.report.calibration["gate"]["bound"] <= 0.05
+    assert result.report.calibration["gate"]["bound"] <= 0.08
     assert {k.rewrite.safety for k in result.report.kept} == {"calibrated"}
     plain = json.loads(result.report.to_json())
     assert plain["calibration"]["samples"] == 400
