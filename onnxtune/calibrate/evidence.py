@@ -20,7 +20,7 @@ from onnxtune.runtime import Session, Target
 ROWS_PER_COLUMN = 8
 """Rows wanted for each column of the covariance; the held-out error still falls a little beyond."""
 FEWEST_ROWS, MOST_ROWS = 4096, 40000
-KEPT_ROWS = 4096
+KEPT_ROWS, KEPT_BYTES = 4096, 2**28
 """Size of the sample of rows."""
 BATCH_BYTES = 2**25
 
@@ -29,19 +29,25 @@ BATCH_BYTES = 2**25
 class Evidence:
     """`moments` of x (d columns) and y (J columns); `x` (n, d), `y` (n, J): a uniform sample of the rows.
 
-    `out_size`: height and width of the layer's output map, () for matrices.
+    A layer that is too wide for a covariance has the sample alone: `gathered` is None, and its moments must not be
+    asked for. `out_size`: height and width of the layer's output map, () for matrices.
     """
 
-    moments: Moments
+    gathered: Moments | None
     x: NDArray[Any]
     y: NDArray[Any]
     out_size: tuple[int, ...]
     seed: int
 
+    @property
+    def moments(self) -> Moments:
+        assert self.gathered is not None, "a layer this wide has no moments"
+        return self.gathered
+
 
 def too_large(layer: Layer) -> str | None:
     """Why a layer's covariance cannot be held, None when it can."""
-    if layer.columns <= MOST_COLUMNS:
+    if not layer.wide:
         return None
     return f"its rows have {layer.columns} columns, more than the {MOST_COLUMNS} of which a covariance is kept"
 
@@ -60,24 +66,30 @@ def gather(
 
     Only the batch at hand is in memory. Positions of patches are drawn with the seed, the same in both models.
     """
-    sources = [Session(exposing(student, [layer.x]), target), Session(exposing(teacher, [layer.y]), target)]
+    if student is teacher:
+        sources = [Session(exposing(teacher, [layer.x, layer.y]), target)]
+    else:
+        sources = [Session(exposing(student, [layer.x]), target), Session(exposing(teacher, [layer.y]), target)]
     random = np.random.default_rng(seed)
-    found, kept = Accumulator(layer.columns, layer.outputs), Reservoir(KEPT_ROWS, seed)
+    found = None if layer.wide else Accumulator(layer.columns, layer.outputs)
+    kept = Reservoir(min(KEPT_ROWS, KEPT_BYTES // (4 * (layer.columns + layer.outputs))), seed)
     wanted = int(np.clip(ROWS_PER_COLUMN * layer.columns, FEWEST_ROWS, MOST_ROWS))
     per_image = -(-wanted // len(indices))
     done, size, out_size = 0, 1, ()
     while done < len(indices):
         for chosen, feeds, count in data.batches(indices[done : done + size], size):
-            x, y = (s.run(feeds, [name])[name][:count] for s, name in zip(sources, (layer.x, layer.y), strict=True))
+            seen = {name: values[:count] for s in sources for name, values in s.run(feeds).items()}
+            x, y = seen[layer.x], seen[layer.y]
             rows, answers = _rows(layer, x, y, per_image, random)
-            found.add(rows, answers)
+            if found is not None:
+                found.add(rows, answers)
             kept.add(rows.astype(np.float32), answers.astype(np.float32))
             done += len(chosen)
             out_size = tuple(y.shape[2:]) if layer.window is not None else ()
             row_bytes = (x.nbytes + y.nbytes + rows.nbytes * 2) // max(count, 1)
         notify(done, len(indices))
         size = max(1, min(64, BATCH_BYTES // max(row_bytes, 1)))
-    return Evidence(found.finish(), *kept.rows, out_size, seed)
+    return Evidence(None if found is None else found.finish(), *kept.rows, out_size, seed)
 
 
 def _rows(

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnxtune.calibrate.heads import Head
@@ -25,6 +26,8 @@ from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
 from onnxtune.fully_connected import FullyConnected
 from onnxtune.heads import gemm, global_mean
+from onnxtune.later import Later
+from onnxtune.proposal import Fragment
 
 Pair = tuple[int, int]
 FAMILIES = ("gap", "pyramid", "maps", "low_rank")
@@ -63,8 +66,9 @@ def forms(layer: FullyConnected, family: str, ratios: Sequence[float]) -> Iterat
         h, w = layer.size[1:]
         grids = dict.fromkeys((min(n, h), min(n, w)) for n in (3, 2) if n < max(h, w))
         found += [HeadForm("pyramid", f"{a}x{b} means", grids=((a, b),)) for a, b in grids]
-        if min(h, w) > 2:
-            found.append(HeadForm("pyramid", "1x1 and 2x2 means", grids=((1, 1), (2, 2))))
+        both = ((1, 1), (2, 2))
+        if min(h, w) > 2 and np.linalg.matrix_rank(grid_maps((h, w), both)) == 5:  # else the first says nothing new
+            found.append(HeadForm("pyramid", "1x1 and 2x2 means", grids=both))
         found += [HeadForm("maps", f"{n} learned map{'s' * (n > 1)}", maps=n) for n in (4, 2, 1) if n < h * w]
         found.append(HeadForm("gap", "global average pooling", grids=((1, 1),)))
     smaller = (f for f in found if f.parameters(j, d, layer.size) < 0.7 * j * d)
@@ -90,21 +94,39 @@ def grid_maps(size: Pair, grids: Sequence[Pair]) -> Array:
     return np.stack(maps)
 
 
-def unfitted(form: HeadForm, layer: FullyConnected, random: np.random.Generator) -> Head:
-    """Random weights of the right shapes."""
+def unfitted(form: HeadForm, layer: FullyConnected) -> Head:
+    """Any weights of the right shapes."""
     j, d = layer.weight.shape
 
-    def draw(*shape: int) -> Array:
-        values: Array = random.standard_normal(shape, dtype=np.float32)
-        values /= math.sqrt(shape[1])
-        return values
+    def some(*shape: int) -> Array:
+        return np.broadcast_to(np.float32(1 / shape[1]), shape)
 
     if form.rank:
-        return Head(draw(form.rank, d), draw(j, form.rank), np.zeros(j), math.nan)
+        return Head(some(form.rank, d), some(j, form.rank), np.zeros(j), math.nan)
     assert layer.size is not None, "pooling needs a map"
     c, h, w = layer.size
-    inner = draw(form.maps, h * w) if form.maps else grid_maps((h, w), form.grids)
-    return Head(inner, draw(j, c * form.cells()), np.zeros(j), math.nan)
+    inner = some(form.maps, h * w) if form.maps else grid_maps((h, w), form.grids)
+    return Head(inner, some(j, c * form.cells()), np.zeros(j), math.nan)
+
+
+def put_off(fragment: Fragment) -> Fragment:
+    """The fragment of an unfitted head with random weights that are drawn when they are needed."""
+
+    def later(weight: onnx.TensorProto | Later) -> onnx.TensorProto | Later:
+        shape = tuple(weight.dims) if isinstance(weight, onnx.TensorProto) else ()
+        if len(shape) < 2 or isinstance(weight, Later):
+            return weight
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type)
+
+        def make() -> NDArray[Any]:
+            values = np.random.default_rng(0).random(shape, dtype=np.float32)
+            values -= 0.5
+            values /= math.prod(shape[1:])
+            return values
+
+        return Later(shape, np.dtype(dtype), make, weight.name)
+
+    return replace(fragment, stored=tuple(later(w) for w in fragment.stored))
 
 
 def write(new: Builder, facts: Facts, layer: FullyConnected, form: HeadForm, head: Head) -> str:

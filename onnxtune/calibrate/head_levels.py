@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from onnxtune.calibrate import heads
+from onnxtune.calibrate import heads, wide_heads
 from onnxtune.calibrate.evidence import Evidence
-from onnxtune.calibrate.head_forms import HeadForm, forms, grid_maps, unfitted, write
+from onnxtune.calibrate.head_forms import HeadForm, forms, grid_maps, put_off, unfitted, write
 from onnxtune.calibrate.heads import Head
 from onnxtune.calibrate.layer import Layer, rectified
 from onnxtune.calibrate.level import Fitted, Level
+from onnxtune.calibrate.moments import MOST_COLUMNS
+from onnxtune.calibrate.wide_heads import Sample, Weights
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
 from onnxtune.fully_connected import FullyConnected, fully_connected
@@ -37,18 +40,19 @@ def head_levels(facts: Facts, settings: Mapping[str, Any], rule: str) -> Iterato
         elif found is not None:
             if found.unpoolable:
                 yield Decline(rule, node.key, f"not pooled: {found.unpoolable}")
-            layer = _layer(facts, found)
+            fits = Fits(_layer(facts, found), found.size)
             for form in forms(found, settings["form"], settings["ratios"]):
-                yield _level(facts, rule, layer, found, form)
+                yield _level(facts, rule, fits, found, form)
 
 
 def _layer(facts: Facts, found: FullyConnected) -> Layer:
-    weight = found.weight.astype(np.float64)
+    wide = found.weight.shape[1] > MOST_COLUMNS
+    weight = found.weight.astype(np.float32 if wide else np.float64, copy=False)
     bias = np.zeros(len(weight)) if found.bias is None else found.bias.astype(np.float64)
     return Layer(found.key, found.x, found.y, weight, bias, found.weight.dtype, None, rectified(facts, found.y))
 
 
-def _level(facts: Facts, rule: str, layer: Layer, found: FullyConnected, form: HeadForm) -> Level:
+def _level(facts: Facts, rule: str, fits: Fits, found: FullyConnected, form: HeadForm) -> Level:
     j, d = found.weight.shape
     parameters = form.parameters(j, d, found.size)
     what = d if found.size is None else "x".join(map(str, found.size))
@@ -62,22 +66,50 @@ def _level(facts: Facts, rule: str, layer: Layer, found: FullyConnected, form: H
         return Proposal(rule, title, found.nodes, fragment, "calibrated", settings=settings, details=details)
 
     def fit(evidence: Evidence, rough: bool) -> Fitted:
-        head = fitted(form, layer, found, evidence)
+        head = fits.head(form, evidence)
         return Fitted(build(head), head.rel_error)
 
-    random = build(unfitted(form, found, np.random.default_rng(0)))
-    return Level(rule, layer, title, random, fit, settings, parameters, j * d)
+    random = build(unfitted(form, found))
+    random = replace(random, fragment=put_off(random.fragment))
+    return Level(rule, fits.layer, title, random, fit, settings, parameters, j * d)
 
 
-def fitted(form: HeadForm, layer: Layer, found: FullyConnected, evidence: Evidence) -> Head:
-    """The form's weights from what was seen of the layer."""
-    weight, bias, moments = layer.weight, layer.bias, evidence.moments
-    if form.rank:
-        return heads.low_rank(weight, bias, moments, form.rank)
-    assert found.size is not None, "pooling needs a map"
-    c, h, w = found.size
-    if form.maps:
-        return heads.learned_maps(weight, bias, moments, c, form.maps)
-    maps = grid_maps((h, w), form.grids)
-    head = heads.pooled(weight, bias, moments, np.kron(np.eye(c), maps))
-    return Head(maps, head.outer, head.bias, head.rel_error)
+class Fits:
+    """Fits of the forms of one layer. What they have in common is computed once for each look at the data."""
+
+    def __init__(self, layer: Layer, size: tuple[int, int, int] | None) -> None:
+        self.layer, self.size = layer, size
+        self._weights = Weights(layer.weight) if layer.wide else None
+        self._last: tuple[Evidence, Sample] | None = None
+
+    def head(self, form: HeadForm, evidence: Evidence) -> Head:
+        """The form's weights from what was seen of the layer."""
+        if self._weights is not None:
+            return self._wide(form, self._sample(self._weights, evidence), evidence.seed)
+        weight, bias, moments = self.layer.weight, self.layer.bias, evidence.moments
+        if form.rank:
+            return heads.low_rank(weight, bias, moments, form.rank)
+        c, h, w = self._map
+        if form.maps:
+            return heads.learned_maps(weight, bias, moments, c, form.maps)
+        maps = grid_maps((h, w), form.grids)
+        return replace(heads.pooled(weight, bias, moments, np.kron(np.eye(c), maps)), inner=maps)
+
+    def _wide(self, form: HeadForm, sample: Sample, seed: int) -> Head:
+        if form.rank:
+            return wide_heads.low_rank(sample, form.rank, seed)
+        c, h, w = self._map
+        if form.maps:
+            return wide_heads.learned_maps(sample, c, form.maps)
+        return wide_heads.pooled(sample, grid_maps((h, w), form.grids))
+
+    def _sample(self, weights: Weights, evidence: Evidence) -> Sample:
+        if self._last is None or self._last[0] is not evidence:
+            self._last = None  # large: not two at a time
+            self._last = (evidence, Sample.of(weights, evidence.x, evidence.y))
+        return self._last[1]
+
+    @property
+    def _map(self) -> tuple[int, int, int]:
+        assert self.size is not None, "pooling needs a map"
+        return self.size
