@@ -12,9 +12,8 @@ from onnxtune.calibrate import heads, wide_heads
 from onnxtune.calibrate.evidence import Evidence
 from onnxtune.calibrate.head_forms import HeadForm, forms, grid_maps, put_off, unfitted, write
 from onnxtune.calibrate.heads import Head
-from onnxtune.calibrate.layer import Layer, rectified
+from onnxtune.calibrate.layer import WIDE, Layer, rectified
 from onnxtune.calibrate.level import Fitted, Level
-from onnxtune.calibrate.moments import MOST_COLUMNS
 from onnxtune.calibrate.wide_heads import Sample, Weights
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
@@ -46,7 +45,7 @@ def head_levels(facts: Facts, settings: Mapping[str, Any], rule: str) -> Iterato
 
 
 def _layer(facts: Facts, found: FullyConnected) -> Layer:
-    wide = found.weight.shape[1] > MOST_COLUMNS
+    wide = found.weight.shape[1] > WIDE
     weight = found.weight.astype(np.float32 if wide else np.float64, copy=False)
     bias = np.zeros(len(weight)) if found.bias is None else found.bias.astype(np.float64)
     return Layer(found.key, found.x, found.y, weight, bias, found.weight.dtype, None, rectified(facts, found.y))

@@ -13,6 +13,9 @@ from onnxtune.convolution import convolution
 from onnxtune.facts import Facts, Node
 from onnxtune.windows import Window
 
+WIDE = 2048
+"""Columns beyond which a matrix product, of which each image gives one row only, is fitted from a sample of rows."""
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -41,7 +44,7 @@ class Layer:
     @property
     def wide(self) -> bool:
         """Is it too wide for a covariance of its rows? Then a sample of the rows is all that is known of them."""
-        return self.columns > MOST_COLUMNS
+        return self.columns > (MOST_COLUMNS if self.window is not None else WIDE)
 
     @property
     def outputs(self) -> int:

@@ -25,7 +25,7 @@ from onnxtune.calibrate.solve import solve_right
 
 BLOCK = 512
 """Rows of the weights that are handled at a time."""
-FEW = 6
+FEW = 4
 """Where so many times the rank do not exhaust the outputs, leading eigenvectors are iterated for."""
 ITERATIONS = 8
 
