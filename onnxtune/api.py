@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ from onnxtune import model as models
 from onnxtune.cache import Cache, cache_path
 from onnxtune.calibrate.dataset import open_dataset
 from onnxtune.calibrate.preprocess import parse as parse_preprocess
-from onnxtune.calibrate.search import Calibration
+from onnxtune.calibrate.search import Calibration, Point, described
+from onnxtune.calibrate.search import pareto as front
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog, choose
 from onnxtune.errors import UsageError
@@ -69,6 +71,7 @@ def optimize(
     max_drop: str | float = "0.5%",
     confidence: float = 0.9,
     resume: bool = False,
+    pareto: str | os.PathLike[str] | None = None,
     min_speedup: float = 1.02,
     rtol: float | None = None,
     atol: float | None = None,
@@ -102,6 +105,8 @@ def optimize(
         max_drop: most of the metric that may be lost: a share ("0.5%", 0.005), dB for psnr.
         confidence: one-sided, with which the loss must lie within `max_drop`.
         resume: use the fits that an interrupted run on the same model and data has left in the cache folder.
+        pareto: folder for the models of the front: the calibrated sets that were tried and that no other beats in
+            both latency and loss, whether or not they passed the gate.
         min_speedup: least whole-model speed-up (ratio) for which the model is changed.
         rtol, atol: override the derived tolerances (relative to an output's largest magnitude; absolute).
         time_budget: seconds after which nothing new is measured; 0: nothing at all, so that only the
@@ -142,6 +147,8 @@ def optimize(
     extra = [Case(f"user input {i + 1}", dict(f)) for i, f in enumerate(inputs)]
     quiet: NotifyFunction = lambda stage, done, total: None  # noqa: E731
     how = parse_preprocess(preprocess or {})
+    tried: list[Point] = []
+    folder = None if pareto is None else models.writable_folder(Path(pareto))
     with contextlib.ExitStack() as stack:
         calibration = None
         if calibration_data is not None:
@@ -150,7 +157,7 @@ def optimize(
             source = os.fspath(calibration_data)
             data = stack.enter_context(open_dataset(source, loaded, preprocess=how, labels=_path(labels)))
             fits = FitStore(None if store.path is None else store.path.parent / "fits", resume=resume)
-            calibration = Calibration(data, str(max_drop), metric, confidence, fits)
+            calibration = Calibration(data, str(max_drop), metric, confidence, fits, tried.append)
         result, report = tune(
             loaded,
             chosen,
@@ -161,7 +168,19 @@ def optimize(
             calibration=calibration,
             notify=notify or quiet,
         )
+    if folder is not None:
+        _save_front(tried, folder)
     return Result(result.proto, report, result)
+
+
+def _save_front(tried: Sequence[Point], folder: Path) -> None:
+    """point-1.onnx is the fastest; front.json says what each costs."""
+    rows = []
+    for number, point in enumerate(front(tried), 1):
+        name = f"point-{number}.onnx"
+        models.save(point.model, folder / name)
+        rows.append({"file": name, **described(point)})
+    models.write_text(folder / "front.json", json.dumps(rows, indent=1))
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:

@@ -64,6 +64,8 @@ class Calibration:
     metric: str | None = None
     confidence: float = 0.9
     store: FitStore = field(default_factory=lambda: FitStore(None))
+    on_point: Callable[[Point], None] = lambda point: None
+    """Called with every set that was refitted and judged."""
 
     @cached_property
     def digest(self) -> str:
@@ -220,6 +222,7 @@ class Search:
                 self.notify(f"refitting set {number + 1} of at most {TRIES}", number, TRIES)
                 point = self._point([options[i] for i in sorted(chosen)])
                 self.points.append(point)
+                self.calibration.on_point(point)
                 seen[chosen] = self._promises(point)
             good = seen.get(chosen, True)
             low, high = (scale, high) if good else (low, scale)
@@ -291,6 +294,15 @@ def _conflict(first: Option, second: Option) -> bool:
     return one.layer.key == other.layer.key or overlap(one.unfitted, other.unfitted)
 
 
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """Those that no other beats in both latency and loss, the fastest first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.latency, p.drop.estimate)):
+        if not front or point.drop.estimate < front[-1].drop.estimate:
+            front.append(point)
+    return front
+
+
 def summary(search: Search, chosen: Point | None) -> dict[str, Any]:
     """What the report says of a search: data, metric, budget, and every point that was tried."""
     factor, suffix = unit(search.judge.main.metric)
@@ -307,17 +319,17 @@ def summary(search: Search, chosen: Point | None) -> dict[str, Any]:
         "gate": None if gate is None else {**asdict(gate), "needed_for_half": gate.needed(search.budget / 2)},
         "veto": None if chosen is None or chosen.veto is None else asdict(chosen.veto),
         "exact": {"latency": search.latency, "bytes": stored, "macs": macs},
-        "points": [_point_plain(p, chosen=p.identity == taken) for p in points],
+        "points": [{**described(p), "chosen": p.identity == taken} for p in points],
     }
 
 
-def _point_plain(point: Point, *, chosen: bool) -> dict[str, Any]:
+def described(point: Point) -> dict[str, Any]:
+    """A point as plain data: seconds, multiply-accumulates, bytes, losses, titles of its levels."""
     return {
         "latency": point.latency,
         "macs": point.macs,
         "bytes": point.bytes,
         "drop": asdict(point.drop),
         "gate": None if point.gate is None else asdict(point.gate),
-        "chosen": chosen,
         "levels": [o.timed.level.title for o in point.options],
     }

@@ -113,6 +113,7 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
             max_drop=flags["max_drop"],
             confidence=flags["confidence"],
             resume=flags["resume"],
+            pareto=flags["pareto"],
             min_speedup=flags["min_speedup"],
             rtol=flags["rtol"],
             atol=flags["atol"],

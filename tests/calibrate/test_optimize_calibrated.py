@@ -28,8 +28,11 @@ def test_faster_within_the_budget_and_a_fixed_point(tmp_path: Path) -> None:
     proto, data = classifier(kernel=9, width=16), write_data(tmp_path, 400)
     arguments: dict[str, Any] = {"providers": "cpu", "threads": 1, "only": ["separable_conv"]}
     arguments |= {"settings": {"separable_conv": {"ratios": [0.4]}}, "calibration_data": data, "max_drop": "8%"}
-    result = onnxtune.optimize(proto, **arguments)
+    result = onnxtune.optimize(proto, **arguments, pareto=tmp_path / "front")
     assert result.report.status == "faster"
+    front = json.loads((tmp_path / "front" / "front.json").read_text())
+    assert [row["latency"] for row in front] == sorted(row["latency"] for row in front)
+    onnx.checker.check_model(onnx.load(tmp_path / "front" / front[0]["file"]))
     assert result.report.calibration is not None
     assert result.report.calibration["gate"]["bound"] <= 0.08
     assert {k.rewrite.safety for k in result.report.kept} == {"calibrated"}
