@@ -30,6 +30,9 @@ from onnxtune.rule import Rule
 from onnxtune.runtime import resolve
 from onnxtune.tune import NotifyFunction, Options, tune
 
+HEAD_RULE = "replace_fc_head"
+HEADS = ("auto", "gap", "pyramid", "maps", "low_rank")
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -64,6 +67,7 @@ def optimize(
     plugins: bool = True,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     force_rules: Sequence[str] = (),
+    head: str = "auto",
     calibration_data: str | os.PathLike[str] | None = None,
     labels: str | os.PathLike[str] | None = None,
     preprocess: Mapping[str, Any] | None = None,
@@ -97,6 +101,9 @@ def optimize(
         rules: folders with further rules. plugins: use rules that installed packages offer.
         settings: overrides of rules' settings, e.g. {"pad_channels": {"policy": "pow2"}}.
         force_rules: rules whose rewrites are kept although they are not faster.
+        head: form of fully connected layers to insist on: gap, pyramid, maps or low_rank. Where it costs more than
+            `max_drop` allows, the report's status is "over budget" and the original comes back, unless
+            `force_rules` names replace_fc_head. auto: whichever form saves most within the budget.
         calibration_data: samples that calibrated rules may refit weights to: NPZ, NPY, a folder of these, an image
             folder, or `module:function` yielding feeds. Without it only exact rules run.
         labels: class numbers (NPY, NPZ, CSV) or target arrays for these samples.
@@ -128,6 +135,12 @@ def optimize(
     available = catalog([Path(r) for r in rules], plugins=plugins)
     choose(available, force_rules, exact_only=exact_only)  # the names must exist, and may be used
     chosen = choose(available, only, skip, exact_only=exact_only)
+    if head not in HEADS:
+        raise UsageError(f"--head {head}: must be one of {', '.join(HEADS)}")
+    if head != "auto":
+        if calibration_data is None:
+            raise UsageError(f"--head {head}: needs --calibration-data, to refit the layers and to judge them")
+        settings = {**(settings or {}), HEAD_RULE: {**(settings or {}).get(HEAD_RULE, {}), "form": head}}
     _check_settings(available, settings or {})
     target = resolve(providers, provider_options, threads)
     options = Options(
@@ -140,6 +153,7 @@ def optimize(
         ranges=checked_ranges(loaded, input_ranges or {}),
         settings=dict(settings or {}),
         force=tuple(force_rules),
+        insist=() if head == "auto" else (HEAD_RULE,),
     )
     store = Cache(None if cache is False else cache_path() if cache is True else cache)
     for i, feeds in enumerate(inputs):

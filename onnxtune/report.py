@@ -17,7 +17,7 @@ from onnxtune.proposal import Decline, ModelProposal, Proposal
 
 SCHEMA = 1
 Stage = Literal["measure", "select", "verify", "confirm"]
-Status = Literal["faster", "nothing to gain", "already tuned", "forced"]
+Status = Literal["faster", "nothing to gain", "already tuned", "forced", "over budget"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Report:
         None when nothing was timed or the original came back (`comparison` is then that of the last
         attempt, which was not good enough).
         """
-        return self.comparison.speedup if self.comparison and self.status != "nothing to gain" else None
+        return self.comparison.speedup if self.comparison and self.status not in ("nothing to gain", "over budget") else None
 
     def counts(self) -> Counter[str]:
         """How many rewrites each rule contributed."""

@@ -74,6 +74,8 @@ class Options:
     ranges: Ranges = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     force: tuple[str, ...] = ()
+    insist: tuple[str, ...] = ()
+    """Calibrated rules of which something must be in the result, or nothing is written."""
 
     def record(self, rules: Sequence[Rule], target: Target) -> dict[str, Any]:
         """The settings that decide the result, as plain data for report and provenance."""
@@ -81,6 +83,7 @@ class Options:
             "rules": [r.name for r in rules],
             "settings": {k: dict(v) for k, v in self.settings.items()},
             "force": list(self.force),
+            "insist": list(self.insist),
             "min_speedup": self.min_speedup,
             "time_budget": self.time_budget,
             "rtol": self.rtol,
@@ -330,10 +333,10 @@ class _Tuning:
         """The model after calibrated rewrites that passed the gate; None when there is none that pays."""
         before = apply(base, [s.proposal for s in steps])
         facts = self._facts(before)
-        timed = self._timed(facts, propose_levels(facts, self.calibrated, self.rule_settings))
+        timed, slow = self._timed(facts, propose_levels(facts, self.calibrated, self.rule_settings))
         with self._stage("judge"):
             tell = lambda done, total: self.notify("running the model on the calibration data", done, total)  # noqa: E731
-            levels = [t.level for t in timed]
+            levels = [t.level for t in (*timed, *slow)]
             tail = tail_of(facts, levels, calibration.data, self.target, tell) if levels else None
             judge = Judge(
                 self.original if tail is None else tail.facts.model,
@@ -353,6 +356,18 @@ class _Tuning:
                 self.fronts = summary(search, point if found else None)
                 if found is not None:
                     break
+            if found is None and self.options.insist:
+                point = search.insisted([t for t in [*timed, *slow] if t.level.rule in self.options.insist])
+                if point is None:
+                    self.notes.append(f"{', '.join(self.options.insist)}: no layer can take the form that was asked for")
+                elif any(o.timed.level.rule in self.options.force for o in point.options):
+                    found = self._with(base, steps, point, forced=True)
+                    self.fronts = summary(search, point)
+                elif not search.open(point):
+                    self.fronts = summary(search, point, refused=True)
+                    return self._finish(self.original, "over budget", None, [], [])
+                else:
+                    self.notes.append("the form that was asked for keeps the budget, but is not faster here")
         self.fronts = self.fronts or summary(search, None)
         for item in timed:
             if found is None or item.level.identity not in found[0].identity:
@@ -364,11 +379,12 @@ class _Tuning:
         enough = comparison is not None and comparison.speedup >= self.options.min_speedup
         return self._finish(result, "faster" if enough else "forced", comparison, wholes, kept)
 
-    def _timed(self, facts: Facts, said: Sequence[Level | Decline]) -> list[Timed]:
-        """The levels that are faster, unfitted, on their regions."""
+    def _timed(self, facts: Facts, said: Sequence[Level | Decline]) -> tuple[list[Timed], list[Timed]]:
+        """The levels that are faster, unfitted, on their regions; and those that are not, but are insisted on."""
         self.outcomes += [d for d in said if isinstance(d, Decline)]
         levels = [level for level in said if isinstance(level, Level)]
         found: list[Timed] = []
+        slow: list[Timed] = []
         for i, level in enumerate(levels):
             self.notify(f"measuring {level.rule}", i, len(levels))
             with self._stage("measure"):
@@ -378,10 +394,12 @@ class _Tuning:
             else:
                 reason = trial.problem or _no_gain(trial.comparison)
                 self._reject(level.unfitted, "measure", reason, trial.comparison)
-        return found
+                if level.rule in self.options.insist and trial.comparison is not None:
+                    slow.append(Timed(level, trial.comparison))
+        return found, slow
 
     def _with(
-        self, base: Model, steps: list[Step], point: Point
+        self, base: Model, steps: list[Step], point: Point, *, forced: bool = False
     ) -> tuple[Point, Model, Comparison | None, list[Step]] | None:
         """The point's rewrites, exact ones again on top, timed: against what exact rewrites alone give, and the
         original. None when they do not pay."""
@@ -409,7 +427,7 @@ class _Tuning:
             last = self._last_word(result)
         pays = bought is not None and bought.verdict == "faster"
         faster = last.comparison is not None and last.comparison.verdict == "faster"
-        if not (pays and faster):
+        if not (forced or (pays and faster)):
             return None
         return point, result, last.comparison, [*both, *after]
 

@@ -161,10 +161,24 @@ class Search:
         for point in bold[:GATES]:
             judged = self._gated(point)
             self.points[self.points.index(point)] = judged
-            if judged.gate is not None and judged.veto is not None and self._open(judged):
+            if judged.gate is not None and judged.veto is not None and self.open(judged):
                 yield judged
 
-    def _open(self, point: Point) -> bool:
+    def insisted(self, timed: Sequence[Timed]) -> Point | None:
+        """What levels that the user insists on really cost: of each layer the least harmful, before the gate."""
+        best: dict[str, Option] = {}
+        for option in self._options(timed):
+            key = option.timed.level.layer.key
+            if key not in best or option.harm < best[key].harm:
+                best[key] = option
+        if not best:
+            return None
+        point = self._gated(self._point(list(best.values())))
+        self.points = [*(p for p in self.points if p.identity != point.identity), point]
+        return point
+
+    def open(self, point: Point) -> bool:
+        """Does the gate let the set pass?"""
         assert point.gate is not None, "asked before"
         assert point.veto is not None, "asked before"
         vetoed = point.veto.labelled_low is not None and point.veto.labelled_low > self.budget
@@ -303,8 +317,11 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def summary(search: Search, chosen: Point | None) -> dict[str, Any]:
-    """What the report says of a search: data, metric, budget, and every point that was tried."""
+def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> dict[str, Any]:
+    """What the report says of a search: data, metric, budget, and every point that was tried.
+
+    `refused`: the chosen set was insisted on, but costs too much to be written.
+    """
     factor, suffix = unit(search.judge.main.metric)
     taken = None if chosen is None else chosen.identity
     macs, stored = search.costs(search.facts)
@@ -315,11 +332,12 @@ def summary(search: Search, chosen: Point | None) -> dict[str, Any]:
         "splits": {"fit": len(search.splits.fit), "select": len(search.splits.select), "gate": len(search.splits.gate)},
         "plans": [asdict(p) for p in search.judge.plans],
         "budget": search.budget,
+        "refused": refused,
         "unit": {"factor": factor, "suffix": suffix},
         "gate": None if gate is None else {**asdict(gate), "needed_for_half": gate.needed(search.budget / 2)},
         "veto": None if chosen is None or chosen.veto is None else asdict(chosen.veto),
         "exact": {"latency": search.latency, "bytes": stored, "macs": macs},
-        "points": [{**described(p), "chosen": p.identity == taken} for p in points],
+        "points": [{**described(p), "chosen": p.identity == taken and not refused} for p in points],
     }
 
 
