@@ -59,12 +59,14 @@ Outcome = Kept | Rejected | Decline
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """Size of a model: stored weight bytes, parameters, nodes, multiply-accumulates per inference."""
+    """Size of a model: stored weight bytes, nodes, multiply-accumulates per inference, and the memory that one
+    needs (`peak_bytes`: weights and the tensors alive at once)."""
 
     nodes: int
     weight_bytes: int
     macs: int
     operators: Mapping[str, int]
+    peak_bytes: int = 0
 
 
 @dataclass(frozen=True)

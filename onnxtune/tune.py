@@ -29,6 +29,7 @@ from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
 from onnxtune.feeds import Case, cases
 from onnxtune.localcheck import check_region
+from onnxtune.memory import peak_bytes
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Decline, ModelProposal, Proposal
 from onnxtune.propose import propose, propose_levels
@@ -690,7 +691,9 @@ def _node_change(before: onnx.ModelProto, after: onnx.ModelProto) -> str:
 
 def _summary(facts: Facts) -> ModelSummary:
     operators = Counter(n.op_type for n in facts.nodes)
-    return ModelSummary(len(facts.nodes), tensor_bytes(facts.model), total_macs(facts), dict(operators))
+    return ModelSummary(
+        len(facts.nodes), tensor_bytes(facts.model), total_macs(facts), dict(operators), peak_bytes(facts)
+    )
 
 
 def _untouched(model: Model, settings: Mapping[str, Any], options: Options) -> Report:

@@ -17,7 +17,7 @@ from onnxtune.compare import Comparison
 from onnxtune.render import calibration
 from onnxtune.render.classes import RULE as CLASSES
 from onnxtune.render.classes import ClassRow, channel_classes
-from onnxtune.report import Kept, ModelSummary, Rejected, Report, Rewrite
+from onnxtune.report import Kept, Rejected, Report, Rewrite
 
 ENABLING = "lets other rules fire"
 SHOWN = 12
@@ -88,7 +88,9 @@ def milliseconds(samples: np.ndarray) -> str:
 
 def _sizes(report: Report, out: Console) -> None:
     if report.kept:
-        out.print(f"Nodes {_change(report, 'nodes')}, weights {_bytes(report)}, MACs {_change(report, 'macs')}")
+        memory = f", peak memory {_bytes(report, 'peak_bytes')}" if report.before.peak_bytes else ""
+        weights = f"weights {_bytes(report, 'weight_bytes')}"
+        out.print(f"Nodes {_change(report, 'nodes')}, {weights}, MACs {_change(report, 'macs')}{memory}")
 
 
 def _change(report: Report, field: str) -> str:
@@ -96,11 +98,9 @@ def _change(report: Report, field: str) -> str:
     return f"{was:,} -> {now:,}" if was != now else f"{was:,}"
 
 
-def _bytes(report: Report) -> str:
-    def megabytes(summary: ModelSummary) -> str:
-        return f"{summary.weight_bytes / 1e6:.2f}"
-
-    return f"{megabytes(report.before)} -> {megabytes(report.after)} MB"
+def _bytes(report: Report, field: str) -> str:
+    was, now = (f"{getattr(s, field) / 1e6:.2f}" for s in (report.before, report.after))
+    return f"{was} -> {now} MB"
 
 
 def _kept(kept: tuple[Kept, ...], limit: int) -> Table:
