@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnx
 
@@ -28,7 +28,7 @@ from onnxtune.ranges import check_inside, checked_ranges
 from onnxtune.report import Report
 from onnxtune.rule import Rule
 from onnxtune.runtime import resolve
-from onnxtune.tune import NotifyFunction, Options, tune
+from onnxtune.tune import NotifyFunction, Objective, Options, tune
 
 HEAD_RULE = "replace_fc_head"
 HEADS = ("auto", "gap", "pyramid", "maps", "low_rank")
@@ -68,6 +68,7 @@ def optimize(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     force_rules: Sequence[str] = (),
     head: str = "auto",
+    objective: Objective = "latency",
     calibration_data: str | os.PathLike[str] | None = None,
     labels: str | os.PathLike[str] | None = None,
     preprocess: Mapping[str, Any] | None = None,
@@ -104,6 +105,8 @@ def optimize(
         head: form of fully connected layers to insist on: gap, pyramid, maps or low_rank. Where it costs more than
             `max_drop` allows, the report's status is "over budget" and the original comes back, unless
             `force_rules` names replace_fc_head. auto: whichever form saves most within the budget.
+        objective: latency: time of one inference; size: bytes of weights, as far as nothing gets slower (calibrated
+            rewrites only); throughput: time of a batch of 32, where the model leaves the batch open.
         calibration_data: samples that calibrated rules may refit weights to: NPZ, NPY, a folder of these, an image
             folder, or `module:function` yielding feeds. Without it only exact rules run.
         labels: class numbers (NPY, NPZ, CSV) or target arrays for these samples.
@@ -135,6 +138,8 @@ def optimize(
     available = catalog([Path(r) for r in rules], plugins=plugins)
     choose(available, force_rules, exact_only=exact_only)  # the names must exist, and may be used
     chosen = choose(available, only, skip, exact_only=exact_only)
+    if objective not in get_args(Objective):
+        raise UsageError(f"--objective {objective}: must be one of {', '.join(get_args(Objective))}")
     if head not in HEADS:
         raise UsageError(f"--head {head}: must be one of {', '.join(HEADS)}")
     if head != "auto":
@@ -153,6 +158,7 @@ def optimize(
         ranges=checked_ranges(loaded, input_ranges or {}),
         settings=dict(settings or {}),
         force=tuple(force_rules),
+        objective=objective,
         insist=() if head == "auto" else (HEAD_RULE,),
     )
     store = Cache(None if cache is False else cache_path() if cache is True else cache)

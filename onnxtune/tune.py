@@ -12,8 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import onnx
 
 from onnxtune import provenance
@@ -39,7 +40,7 @@ from onnxtune.report import Kept, ModelSummary, Outcome, Rejected, Report, Stage
 from onnxtune.rule import Rule
 from onnxtune.runtime import Target, versions
 from onnxtune.select import select
-from onnxtune.sizes import Sizes
+from onnxtune.sizes import Sizes, with_batch
 from onnxtune.sizes import bind as bind_sizes
 from onnxtune.steps import Step, dependants, prune_enabling, step_of
 from onnxtune.trial import CONFIRM_PLANS, MODEL_PLAN, Timer, Trial
@@ -55,6 +56,9 @@ WRITTEN = 8
 """Multiply-accumulates that take as long as writing one value, roughly."""
 UNDONE = "it leads back to a graph that was there before"
 NOT_NEEDED = "no other rule needs it"
+Objective = Literal["latency", "size", "throughput"]
+BATCH = 32
+"""Images at a time when throughput counts."""
 NotifyFunction = Callable[[str, int, int], None]
 """Progress: stage in words, how many of how many are done (total 0: unknown)."""
 
@@ -75,6 +79,8 @@ class Options:
     ranges: Ranges = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     force: tuple[str, ...] = ()
+    objective: Objective = "latency"
+    """What is chosen by: time at the measured sizes, bytes of weights, or time of a batch of BATCH."""
     insist: tuple[str, ...] = ()
     """Calibrated rules of which something must be in the result, or nothing is written."""
 
@@ -85,6 +91,7 @@ class Options:
             "settings": {k: dict(v) for k, v in self.settings.items()},
             "force": list(self.force),
             "insist": list(self.insist),
+            "objective": self.objective,
             "min_speedup": self.min_speedup,
             "time_budget": self.time_budget,
             "rtol": self.rtol,
@@ -147,6 +154,9 @@ class _Tuning:
         binding = bind_sizes(original, options.sizes)
         self.sizes = binding.sizes
         self.notes = [*binding.assumed, *notes_on(options.ranges)]
+        if options.objective == "throughput":
+            self.sizes, free = with_batch(original, binding.sizes, options.sizes, BATCH)
+            self.notes.append(f"measured at batch {BATCH}" if free else "measured at the batch that the model fixes")
         self.rule_settings = self._rule_settings()
         self.timer = Timer(target, cache, options.seed, time.monotonic() + options.time_budget)
         self.seconds: Counter[str] = Counter()
@@ -378,7 +388,8 @@ class _Tuning:
         point, result, comparison, kept = found
         wholes = [k for k, _ in self.wholes]
         enough = comparison is not None and comparison.speedup >= self.options.min_speedup
-        return self._finish(result, "faster" if enough else "forced", comparison, wholes, kept)
+        otherwise: Status = "smaller" if self.options.objective == "size" else "forced"
+        return self._finish(result, "faster" if enough else otherwise, comparison, wholes, kept)
 
     def _timed(self, facts: Facts, said: Sequence[Level | Decline]) -> tuple[list[Timed], list[Timed]]:
         """The levels that are faster, unfitted, on their regions; and those that are not, but are insisted on."""
@@ -390,13 +401,15 @@ class _Tuning:
             self.notify(f"measuring {level.rule}", i, len(levels))
             with self._stage("measure"):
                 trial = self.timer.region(facts, level.unfitted)
-            if trial.comparison is not None and trial.comparison.verdict == "faster":
-                found.append(Timed(level, trial.comparison))
+            small = _freed(facts, level.unfitted) if self.options.objective == "size" else None
+            good = "faster" if small is None else ("faster", "no measurable change")
+            if trial.comparison is not None and trial.comparison.verdict in good:
+                found.append(Timed(level, trial.comparison, small))
             else:
                 reason = trial.problem or _no_gain(trial.comparison)
                 self._reject(level.unfitted, "measure", reason, trial.comparison)
                 if level.rule in self.options.insist and trial.comparison is not None:
-                    slow.append(Timed(level, trial.comparison))
+                    slow.append(Timed(level, trial.comparison, small))
         return found, slow
 
     def _with(
@@ -428,6 +441,8 @@ class _Tuning:
             last = self._last_word(result)
         pays = bought is not None and bought.verdict == "faster"
         faster = last.comparison is not None and last.comparison.verdict == "faster"
+        if self.options.objective == "size":
+            pays, faster = tensor_bytes(result) < tensor_bytes(exact), not _slower(last.comparison)
         if not (forced or (pays and faster)):
             return None
         return point, result, last.comparison, [*both, *after]
@@ -660,6 +675,15 @@ def _work(facts: Facts, proposal: Proposal) -> int:
     nodes = [facts.by_key[key] for key in proposal.removes]
     written = (math.prod(facts.size(o) or ()) for n in nodes for o in n.outputs if o)
     return sum(macs(facts, n) for n in nodes) + WRITTEN * sum(written)
+
+
+def _freed(facts: Facts, proposal: Proposal) -> int:
+    """Bytes of weights that only the removed nodes read, less those of the new ones."""
+    removed = [facts.by_key[key] for key in proposal.removes]
+    inputs = {i for n in removed for i in n.inputs if i and facts.is_constant(i)}
+    own = (i for i in inputs if facts.why_not_private(i, proposal.removes) is None)
+    before = sum(math.prod(facts.size(i) or (0,)) * (facts.dtype(i) or np.dtype(np.int8)).itemsize for i in own)
+    return before - proposal.fragment.nbytes
 
 
 def _slower(comparison: Comparison | None) -> bool:

@@ -85,14 +85,21 @@ class Calibration:
 
 @dataclass(frozen=True, eq=False)
 class Timed:
-    """A level that is faster, with its region's comparison."""
+    """A level that is faster, with its region's comparison. `freed`: bytes of weights that it saves, where these are
+    what counts."""
 
     level: Level
     comparison: Comparison
+    freed: int | None = None
 
     @property
     def saved(self) -> float:
         return self.comparison.saved
+
+    @property
+    def gain(self) -> float:
+        """What it is chosen for: bytes where those count, else seconds."""
+        return self.saved if self.freed is None else float(self.freed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +127,10 @@ class Point:
     drop: Drop
     gate: Drop | None = None
     veto: Drop | None = None
+
+    @property
+    def gain(self) -> float:
+        return sum(o.timed.gain for o in self.options)
 
     @property
     def identity(self) -> frozenset[str]:
@@ -153,16 +164,19 @@ class Search:
 
     def passing(self, timed: Sequence[Timed]) -> Iterator[Point]:
         """Sets that pass the gate, the boldest first. All that were tried are in `points`."""
-        options = self._options([t for t in timed if t.saved > LEAST_GAIN * self.latency])
+        options = self._options([t for t in timed if t.gain > self._least(t)])
         if not options:
             return
         self._approach(options)
-        bold = sorted((p for p in self.points if self._promises(p)), key=lambda p: p.latency)
+        bold = sorted((p for p in self.points if self._promises(p)), key=lambda p: -p.gain)
         for point in bold[:GATES]:
             judged = self._gated(point)
             self.points[self.points.index(point)] = judged
             if judged.gate is not None and judged.veto is not None and self.open(judged):
                 yield judged
+
+    def _least(self, timed: Timed) -> float:
+        return LEAST_GAIN * (self.latency if timed.freed is None else self.costs(self.facts)[1])
 
     def insisted(self, timed: Sequence[Timed]) -> Point | None:
         """What levels that the user insists on really cost: of each layer the least harmful, before the gate."""
@@ -206,7 +220,7 @@ class Search:
     def why_not(self, timed: Timed) -> str:
         """Why a faster level is not in the set that was taken."""
         option = self._considered.get(timed.level.identity)
-        if timed.saved <= LEAST_GAIN * self.latency:
+        if timed.gain <= self._least(timed):
             return "saves too little to be worth any accuracy"
         if option is None:
             return "another level of the layer is faster and closer"
@@ -223,7 +237,7 @@ class Search:
 
     def _approach(self, options: Sequence[Option]) -> None:
         """Choose and refit sets for growing or shrinking budgets of harm."""
-        saved, harm = [o.timed.saved for o in options], [o.harm for o in options]
+        saved, harm = [o.timed.gain for o in options], [o.harm for o in options]
         conflicts = [
             {j for j in range(len(options)) if j != i and _conflict(options[i], options[j])}
             for i in range(len(options))
@@ -291,7 +305,7 @@ def _probe(items: Sequence[Timed], family: str) -> Level:
 def _front(fits: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:
     """Those that no other beats in time saved and error, the fastest first."""
     front: list[tuple[Timed, Fitted]] = []
-    for item in sorted(fits, key=lambda f: (-f[0].saved, f[1].error)):
+    for item in sorted(fits, key=lambda f: (-f[0].gain, f[1].error)):
         if not front or item[1].error < front[-1][1].error:
             front.append(item)
     return front

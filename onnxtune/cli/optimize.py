@@ -49,6 +49,12 @@ from onnxtune.cli.options import (
     " unless --force-rules replace_fc_head is given.",
 )
 @option(
+    "--objective",
+    default="latency",
+    type=click.Choice(["latency", "size", "throughput"]),
+    help="What calibrated rewrites are chosen by: time, bytes of weights, or (all rewrites) time of a batch of 32.",
+)
+@option(
     "--pad-channels",
     metavar="POLICY",
     help="Channel counts to pad to: auto, multiple:N or pow2 [default: auto].",
@@ -114,6 +120,7 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
             settings=_settings(ctx, flags),
             force_rules=words(flags["force_rules"]),
             head=flags["head"],
+            objective=flags["objective"],
             calibration_data=flags["calibration_data"],
             labels=flags["labels"],
             preprocess={**ctx.meta.get("onnxtune.preprocess", {}), **_given(flags, PREPROCESS)},

@@ -67,6 +67,8 @@ def headline(report: Report) -> str:
     if report.status == "nothing to gain" or comparison is None:
         extra = f" (best attempt {ratio(comparison)})" if comparison else ""
         return f"[bold]{name}[/]: nothing to gain, the original is kept{extra}"
+    if report.status == "smaller":
+        return f"[bold]{name}[/]: [bold green]weights {_bytes(report, 'weight_bytes')}[/], {ratio(comparison)} in time"
     colour = "green" if comparison.verdict == "faster" else "red"
     threads = report.settings.get("threads", 0)
     where = f"{report.environment['provider'].removesuffix('ExecutionProvider')}, {report.environment['device']}"
