@@ -1,8 +1,8 @@
 """Fully connected layers wherever they stand in a head: on a flattened map, on a row of features, as a Conv.
 
-    map -> Flatten | Reshape | Squeeze [-> Dropout] -> Gemm | MatMul [-> Add]      `size` (C, H, W)
-    row of features of one image -> Gemm | MatMul [-> Add]                          `size` None
-    map -> Conv whose kernel is the whole map                                       `size`, `conv`
+map -> Flatten | Reshape | Squeeze [-> Dropout] -> Gemm | MatMul [-> Add]      `size` (C, H, W)
+row of features of one image -> Gemm | MatMul [-> Add]                          `size` None
+map -> Conv whose kernel is the whole map                                       `size`, `conv`
 """
 
 from __future__ import annotations

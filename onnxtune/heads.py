@@ -191,7 +191,10 @@ def _is_batch(facts: Facts, node: Node | None, x: str) -> bool:
         first = node.attribute("start", 0) == 0 and node.attribute("end") == 1
     elif node is not None and node.is_op("Gather"):
         index = facts.constant(node.input(1))
-        first, node = index is not None and index.size == 1 and int(index.ravel()[0]) == 0, facts.producer(node.input(0))
+        first, node = (
+            index is not None and index.size == 1 and int(index.ravel()[0]) == 0,
+            facts.producer(node.input(0)),
+        )
     elif node is not None and node.is_op("Slice"):
         limits = [node.attribute(n, facts.constant(node.input(i))) for i, n in ((1, "starts"), (2, "ends"))]
         first = [None if v is None else np.asarray(v).ravel().tolist() for v in limits] == [[0], [1]]

@@ -24,7 +24,9 @@ def peak_bytes(facts: Facts) -> int:
         if not node.is_op("Constant"):
             alive += sum(_bytes(facts, o) for o in node.outputs if o)
         most = max(most, alive)
-        over = {i for i in (*node.inputs, *node.captured) if last[i] == place} | {o for o in node.outputs if o not in last}
+        over = {i for i in (*node.inputs, *node.captured) if last[i] == place} | {
+            o for o in node.outputs if o not in last
+        }
         gone = (t for t in over if t and facts.producer(t) is not None and not facts.is_constant(t))
         alive -= sum(_bytes(facts, t) for t in gone if not facts.is_output(t))
     return most + tensor_bytes(facts.model)

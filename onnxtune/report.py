@@ -106,7 +106,11 @@ class Report:
         None when nothing was timed or the original came back (`comparison` is then that of the last
         attempt, which was not good enough).
         """
-        return self.comparison.speedup if self.comparison and self.status not in ("nothing to gain", "over budget") else None
+        return (
+            self.comparison.speedup
+            if self.comparison and self.status not in ("nothing to gain", "over budget")
+            else None
+        )
 
     def counts(self) -> Counter[str]:
         """How many rewrites each rule contributed."""

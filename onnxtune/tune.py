@@ -370,7 +370,9 @@ class _Tuning:
             if found is None and self.options.insist:
                 point = search.insisted([t for t in [*timed, *slow] if t.level.rule in self.options.insist])
                 if point is None:
-                    self.notes.append(f"{', '.join(self.options.insist)}: no layer can take the form that was asked for")
+                    self.notes.append(
+                        f"{', '.join(self.options.insist)}: no layer can take the form that was asked for"
+                    )
                 elif any(o.timed.level.rule in self.options.force for o in point.options):
                     found = self._with(base, steps, point, forced=True)
                     self.fronts = summary(search, point)

@@ -27,7 +27,7 @@ BLOCK = 512
 """Rows of the weights that are handled at a time."""
 FEW = 4
 """Where so many times the rank do not exhaust the outputs, leading eigenvectors are iterated for."""
-ITERATIONS = 8
+ITERATIONS = 4
 
 
 class Weights:
@@ -100,9 +100,7 @@ class Sample:
         inverse.flat[:: n + 1] += shrink * variance
         correction = scipy.linalg.solve(inverse, y - mean_y - plain, assume_a="pos").T / n
         through = plain + gram @ correction.T
-        return Sample(
-            weights, centred, mean_x, mean_y, gram, shrink, variance, plain, correction, through
-        )
+        return Sample(weights, centred, mean_x, mean_y, gram, shrink, variance, plain, correction, through)
 
     @property
     def count(self) -> int:
@@ -172,9 +170,11 @@ def _leading(matrix: Array, number: int, seed: int) -> Array:
     size = len(matrix)
     if FEW * number >= size or size < BLOCK:
         return np.asarray(scipy.linalg.eigh(matrix, subset_by_index=(size - number, size - 1))[1][:, ::-1])
-    basis = np.random.default_rng(seed).standard_normal((size, number + 16))
+    basis = np.random.default_rng(seed).standard_normal((size, number + 16), dtype=np.float32)
+    single = (matrix / np.trace(matrix)).astype(np.float32)
     for _ in range(ITERATIONS):
-        basis = np.linalg.qr(matrix @ basis)[0]
+        basis = np.linalg.qr(single @ basis)[0]
+    basis = np.linalg.qr(basis.astype(np.float64))[0]
     vectors = scipy.linalg.eigh(basis.T @ matrix @ basis)[1][:, ::-1][:, :number]
     return np.asarray(basis @ vectors)
 
