@@ -368,16 +368,16 @@ class _Tuning:
                 if found is not None:
                     break
             if found is None and self.options.insist:
-                point = search.insisted([t for t in [*timed, *slow] if t.level.rule in self.options.insist])
-                if point is None:
+                asked = search.insisted([t for t in [*timed, *slow] if t.level.rule in self.options.insist])
+                if asked is None:
                     self.notes.append(
                         f"{', '.join(self.options.insist)}: no layer can take the form that was asked for"
                     )
-                elif any(o.timed.level.rule in self.options.force for o in point.options):
-                    found = self._with(base, steps, point, forced=True)
-                    self.fronts = summary(search, point)
-                elif not search.open(point):
-                    self.fronts = summary(search, point, refused=True)
+                elif any(o.timed.level.rule in self.options.force for o in asked.options):
+                    found = self._with(base, steps, asked, forced=True)
+                    self.fronts = summary(search, asked)
+                elif not search.open(asked):
+                    self.fronts = summary(search, asked, refused=True)
                     return self._finish(self.original, "over budget", None, [], [])
                 else:
                     self.notes.append("the form that was asked for keeps the budget, but is not faster here")

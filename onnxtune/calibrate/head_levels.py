@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxtune.calibrate import heads, wide_heads
 from onnxtune.calibrate.evidence import Evidence
@@ -46,7 +47,7 @@ def head_levels(facts: Facts, settings: Mapping[str, Any], rule: str) -> Iterato
 
 def _layer(facts: Facts, found: FullyConnected) -> Layer:
     wide = found.weight.shape[1] > WIDE
-    weight = found.weight.astype(np.float32 if wide else np.float64, copy=False)
+    weight: NDArray[np.floating[Any]] = found.weight.astype(np.float32 if wide else np.float64, copy=False)
     bias = np.zeros(len(weight)) if found.bias is None else found.bias.astype(np.float64)
     return Layer(found.key, found.x, found.y, weight, bias, found.weight.dtype, None, rectified(facts, found.y))
 
@@ -65,6 +66,7 @@ def _level(facts: Facts, rule: str, fits: Fits, found: FullyConnected, form: Hea
         return Proposal(rule, title, found.nodes, fragment, "calibrated", settings=settings, details=details)
 
     def fit(evidence: Evidence, rough: bool) -> Fitted:
+        del rough  # it is in closed form
         head = fits.head(form, evidence)
         return Fitted(build(head), head.rel_error)
 

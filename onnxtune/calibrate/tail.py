@@ -114,7 +114,8 @@ def _captured(
     """The tensors on all samples; None when they are not one row for each."""
     names = [s.name for s in specs]
     session = Session(exposing(model, names), target)
-    kept = {s.name: np.empty((data.count, *s.shape), s.dtype) for s in specs}
+    sizes = {s.name: tuple(d for d in s.shape if isinstance(d, int)) for s in specs}
+    kept = {s.name: np.empty((data.count, *sizes[s.name]), s.dtype) for s in specs}
     done, size = 0, max(1, min(32, BATCH_BYTES // max(row, 1)))
     for chosen, feeds, count in data.batches(np.arange(data.count), size):
         given = len(next(iter(feeds.values())))

@@ -111,7 +111,7 @@ class Sample:
         """E|W* (x - mean)|^2"""
         crossed = 2 * float(np.vdot(self.correction.T, self.plain))
         own = self.weights.energy + crossed + float(np.vdot(self.correction @ self.gram, self.correction))
-        return self.mixed(float(np.square(self.through).sum()), own)
+        return float(self.mixed(np.square(self.through).sum(), own))
 
     @cached_property
     def outputs(self) -> Array:

@@ -280,7 +280,9 @@ def test_features_that_are_an_output_are_not_pooled() -> None:
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_random_heads(data: st.DataObject) -> None:
-    draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
+    def draw(low: int, high: int) -> int:
+        return data.draw(st.integers(low, high))
+
     size = (draw(1, 6), draw(2, 7), draw(2, 7))
     spelling = data.draw(st.sampled_from(sorted(SPELLINGS)))
     form = data.draw(st.sampled_from(FORMS))
