@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +23,7 @@ from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog, choose
 from onnxtune.errors import UsageError
 from onnxtune.feeds import Case, Feeds
+from onnxtune.free_size import with_free_size
 from onnxtune.model import Model
 from onnxtune.ranges import check_inside, checked_ranges
 from onnxtune.report import Report
@@ -69,6 +70,7 @@ def optimize(
     force_rules: Sequence[str] = (),
     head: str = "auto",
     objective: Objective = "latency",
+    dynamic_size: bool = False,
     calibration_data: str | os.PathLike[str] | None = None,
     labels: str | os.PathLike[str] | None = None,
     preprocess: Mapping[str, Any] | None = None,
@@ -107,6 +109,8 @@ def optimize(
             `force_rules` names replace_fc_head. auto: whichever form saves most within the budget.
         objective: latency: time of one inference; size: bytes of weights, as far as nothing gets slower (calibrated
             rewrites only); throughput: time of a batch of 32, where the model leaves the batch open.
+        dynamic_size: leave height and width of the result's images open, where it is fit for any size (a note says
+            so, or why not).
         calibration_data: samples that calibrated rules may refit weights to: NPZ, NPY, a folder of these, an image
             folder, or `module:function` yielding feeds. Without it only exact rules run.
         labels: class numbers (NPY, NPZ, CSV) or target arrays for these samples.
@@ -190,6 +194,11 @@ def optimize(
         )
     if folder is not None:
         _save_front(tried, folder)
+    if dynamic_size and report.status != "over budget":
+        free = with_free_size(result, target, seed)
+        said = f"the size stays fixed: {free}" if isinstance(free, str) else "height and width are free now"
+        report = replace(report, notes=(*report.notes, said))
+        result = result if isinstance(free, str) else free
     return Result(result.proto, report, result)
 
 

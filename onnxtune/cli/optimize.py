@@ -54,6 +54,7 @@ from onnxtune.cli.options import (
     type=click.Choice(["latency", "size", "throughput"]),
     help="What calibrated rewrites are chosen by: time, bytes of weights, or (all rewrites) time of a batch of 32.",
 )
+@option("--dynamic-size", is_flag=True, help="Leave height and width of the images open, where the result allows it.")
 @option(
     "--pad-channels",
     metavar="POLICY",
@@ -121,6 +122,7 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
             force_rules=words(flags["force_rules"]),
             head=flags["head"],
             objective=flags["objective"],
+            dynamic_size=flags["dynamic_size"],
             calibration_data=flags["calibration_data"],
             labels=flags["labels"],
             preprocess={**ctx.meta.get("onnxtune.preprocess", {}), **_given(flags, PREPROCESS)},
