@@ -14,6 +14,7 @@ from typing import Any, get_args
 import onnx
 
 from onnxtune import model as models
+from onnxtune import provenance
 from onnxtune.cache import Cache, cache_path
 from onnxtune.calibrate.dataset import open_dataset
 from onnxtune.calibrate.preprocess import parse as parse_preprocess
@@ -198,7 +199,9 @@ def optimize(
         free = with_free_size(result, target, seed)
         said = f"the size stays fixed: {free}" if isinstance(free, str) else "height and width are free now"
         report = replace(report, notes=(*report.notes, said))
-        result = result if isinstance(free, str) else free
+        if isinstance(free, Model):
+            entries = {k: v for k, v in provenance.read(result).items() if k not in ("version", "graph_sha256")}
+            result = provenance.stamp(free, entries)
     return Result(result.proto, report, result)
 
 

@@ -51,8 +51,29 @@ def test_over_budget_nothing_is_written_unless_forced(files: tuple[Path, Path]) 
     assert "Loss of agreement" in forced.output
 
 
+@pytest.mark.slow
+def test_size_is_saved_where_it_costs_no_time(files: tuple[Path, Path]) -> None:
+    """A budget that allows nearly everything: the smallest form is taken, and the model shrinks."""
+    model, data = files
+    result = optimize(
+        model,
+        only=["replace_fc_head"],
+        calibration_data=data,
+        max_drop="99%",
+        objective="size",
+        providers="cpu",
+        threads=1,
+        cache=False,
+    )
+    assert result.report.status in ("smaller", "faster")
+    assert result.report.after.weight_bytes < 0.2 * result.report.before.weight_bytes
+    assert result.report.after.peak_bytes < result.report.before.peak_bytes
+
+
 def test_a_form_needs_data(files: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="needs --calibration-data"):
         optimize(files[0], head="gap")
     with pytest.raises(UsageError, match="must be one of auto, gap"):
         optimize(files[0], head="best")
+    with pytest.raises(UsageError, match="must be one of latency"):
+        optimize(files[0], objective="speed")  # type: ignore[arg-type]
