@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,9 @@ def gather(
             row_bytes = (x.nbytes + y.nbytes + rows.nbytes * 2) // max(count, 1)
         notify(done, len(indices))
         size = max(1, min(64, BATCH_BYTES // max(row_bytes, 1)))
+    if layer.wide:  # large sessions are not left to the garbage collector's own time
+        sources.clear()
+        gc.collect()
     return Evidence(None if found is None else found.finish(), *kept.rows, out_size, seed)
 
 

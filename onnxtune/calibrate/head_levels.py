@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from onnxtune.calibrate import heads, wide_heads
 from onnxtune.calibrate.evidence import Evidence
-from onnxtune.calibrate.head_forms import HeadForm, forms, grid_maps, put_off, unfitted, write
+from onnxtune.calibrate.head_forms import FAMILIES, HeadForm, forms, grid_maps, put_off, unfitted, write
 from onnxtune.calibrate.heads import Head
 from onnxtune.calibrate.layer import WIDE, Layer, rectified
 from onnxtune.calibrate.level import Fitted, Level
 from onnxtune.calibrate.wide_heads import Sample, Weights
+from onnxtune.errors import RuleError
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
 from onnxtune.fully_connected import FullyConnected, fully_connected
@@ -29,6 +30,8 @@ def head_levels(facts: Facts, settings: Mapping[str, Any], rule: str) -> Iterato
     Settings: `form` (a family, or auto), `ratios` (weights that low rank leaves), `min_share` (of the model's
     weights that a layer must have).
     """
+    if settings["form"] not in ("auto", *FAMILIES):
+        raise RuleError(f"rule {rule}: form '{settings['form']}' must be auto or one of {', '.join(FAMILIES)}")
     total = max(tensor_bytes(facts.model), 1)
     for node in facts.nodes:
         weight = facts.constant(node.input(1)) if node.is_op("Gemm", "MatMul", "Conv") else None

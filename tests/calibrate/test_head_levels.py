@@ -19,6 +19,7 @@ from onnxtune.calibrate.evidence import gather
 from onnxtune.calibrate.head_forms import HeadForm, grid_maps, window
 from onnxtune.calibrate.level import Level
 from onnxtune.catalog import catalog
+from onnxtune.errors import RuleError
 from onnxtune.facts import Facts
 from onnxtune.model import Model
 from onnxtune.proposal import Decline
@@ -183,6 +184,11 @@ def test_a_form_can_be_asked_for() -> None:
     proto = head("Flatten", rng().standard_normal((J, C * H * W)))
     assert list(levels_of(proto, form="gap")) == ["global average pooling"]
     assert {x.settings["form"] for x in levels_of(proto, form="maps").values()} == {"maps"}
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(RuleError, match="must be auto or one of gap"):
+        levels_of(head("Flatten", rng().standard_normal((J, C * H * W))), form="mean")
 
 
 def test_half_precision_and_old_opset() -> None:
