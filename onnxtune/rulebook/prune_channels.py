@@ -97,7 +97,7 @@ def _level(channels: Channels, node: Node, layer: Layer, keep: int, full: int) -
     def build(stay: NDArray[np.int64], fitted: prune.Pruned | None = None) -> Proposal:
         kept = np.ones(channels.count, bool)
         kept[np.delete(axis.ids, stay)] = False
-        state = State(channels.facts, channels.facts).without(channels, kept, RULE)
+        state = State(channels.facts, channels.facts).without(channels, kept, f"{layer.y}/{RULE}")
         if fitted is not None:
             state = _reweighted(state, layer, fitted)
         return Proposal(RULE, title, *state.difference((node.key,)), "calibrated", settings=settings)
@@ -115,4 +115,4 @@ def _reweighted(state: State, layer: Layer, fitted: prune.Pruned) -> State:
     found = linear(channels, next(n for n in layers(channels) if n.outputs[0] == layer.y))
     assert found is not None, "it was one before"
     weight, bias = fitted.weight.astype(np.float64), fitted.bias.astype(np.float64)
-    return state.reweighted([found], {layer.y: (lambda: weight.reshape(len(weight), -1), bias)}, RULE)
+    return state.reweighted([found], {layer.y: (lambda: weight.reshape(len(weight), -1), bias)}, f"{layer.y}/{RULE}")

@@ -110,3 +110,37 @@ def test_preprocessing_from_the_configuration(
     code, text = run(["optimize", str(model), "--calibration-data", str(write_data(tmp_path))], capsys)
     assert code == 2
     assert "unknown key 'zoom'" in text
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while fitting: nothing is written, 130; with --resume the fits that were made are not made again."""
+    import onnxtune.calibrate.fitter as fitter
+
+    looked = 0
+    gather, limit = fitter.gather, [2]
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        if looked > limit[0]:
+            raise KeyboardInterrupt
+        return gather(*arguments)
+
+    monkeypatch.setattr(fitter, "gather", counting)
+    data = write_data(tmp_path, 300)
+    target = tmp_path / "out.onnx"
+    command = ["optimize", str(model), "-o", str(target), "--threads", "1", "--only", "separable_conv"]
+    command += ["--calibration-data", str(data), "--max-drop", "20%"]
+    code, text = run(command, capsys)
+    assert code == 130
+    assert "--resume" in text
+    assert not target.exists()
+    assert list((tmp_path / "onnxtune-cache" / "fits").glob("*.fit"))
+    limit[0], looked = 1000, 0
+    assert run([*command, "--resume"], capsys)[0] == 0
+    resumed, looked = looked, 0
+    assert run(command, capsys)[0] == 0
+    assert resumed < looked

@@ -136,6 +136,21 @@ def test_any_chain(width: int, out: int, pads: tuple[int, ...], activation: str)
     assert np.sqrt(np.square(have[0] - want).mean()) < spread, "better than the mean"
 
 
+def test_several_classes_of_one_network() -> None:
+    """Every other class can be pruned at once: the regions share no node and no new name."""
+    body = """a = Conv (x, u)  r = Relu (a)  c = Conv (r, k1)  s = Relu (c)  d = Conv (s, u1)  t = Relu (d)
+              y = Conv (t, v1)"""
+    weights = {"k1": random(6, 20, 1, 1), "u1": random(24, 6, 3, 3), "v1": random(4, 24, 1, 1)}
+    proto = model(body, **weights)
+    found, _ = levels_of(RULE, proto, min_share=0.0, ratios=[0.5])
+    first = next(v for v in found if v.layer.y == "c")
+    last = next(v for v in found if v.layer.y == "y")
+    fitted = [v.fit(seen(v, proto, inputs(100, 0)), True).proposal for v in (first, last)]
+    after = apply(Model(proto), fitted).proto
+    onnx.checker.check_model(after, full_check=True)
+    assert outputs(after, inputs(2, 1))[0].shape == outputs(proto, inputs(2, 1))[0].shape
+
+
 def test_the_same_again() -> None:
     proto = model(CHAIN)
     level = levels_of(RULE, proto, min_share=0.0)[0][0]
