@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.layer import Layer
 from onnxtune.calibrate.moments import MOST_COLUMNS, Accumulator, Moments, Reservoir
 from onnxtune.calibrate.patches import patches, sample_positions, values
+from onnxtune.feeds import Feeds
 from onnxtune.model import Model
 from onnxtune.runtime import Session, Target
 
@@ -67,10 +68,11 @@ def gather(
 
     Only the batch at hand is in memory. Positions of patches are drawn with the seed, the same in both models.
     """
+    answer = layer.x if layer.wide else layer.y  # a wide layer is not run: its weights are held already
     if student is teacher:
-        sources = [Session(exposing(teacher, [layer.x, layer.y]), target)]
+        views = [_view(teacher, [layer.x, answer], target)] * 2
     else:
-        sources = [Session(exposing(student, [layer.x]), target), Session(exposing(teacher, [layer.y]), target)]
+        views = [_view(student, [layer.x], target), _view(teacher, [answer], target)]
     random = np.random.default_rng(seed)
     found = None if layer.wide else Accumulator(layer.columns, layer.outputs)
     kept = Reservoir(min(KEPT_ROWS, KEPT_BYTES // (4 * (layer.columns + layer.outputs))), seed)
@@ -79,9 +81,11 @@ def gather(
     done, size, out_size = 0, 1, ()
     while done < len(indices):
         for chosen, feeds, count in data.batches(indices[done : done + size], size):
-            seen = {name: values[:count] for s in sources for name, values in s.run(feeds).items()}
-            x, y = seen[layer.x], seen[layer.y]
+            seen = views[0](feeds)
+            x, y = seen[layer.x][:count], (seen if views[1] is views[0] else views[1](feeds))[answer][:count]
             rows, answers = _rows(layer, x, y, per_image, random)
+            if layer.wide:
+                answers = answers.astype(np.float32) @ layer.weight.T + layer.bias
             if found is not None:
                 found.add(rows, answers)
             kept.add(rows.astype(np.float32), answers.astype(np.float32))
@@ -91,9 +95,16 @@ def gather(
         notify(done, len(indices))
         size = max(1, min(64, BATCH_BYTES // max(row_bytes, 1)))
     if layer.wide:  # large sessions are not left to the garbage collector's own time
-        sources.clear()
+        views.clear()
         gc.collect()
     return Evidence(None if found is None else found.finish(), *kept.rows, out_size, seed)
+
+
+def _view(model: Model, tensors: list[str], target: Target) -> Callable[[Feeds], Mapping[str, NDArray[Any]]]:
+    """What shows these tensors for feeds; those that are fed need no run."""
+    made = [t for t in dict.fromkeys(tensors) if t not in {v.name for v in model.inputs}]
+    session = Session(exposing(model, made), target) if made else None
+    return lambda feeds: {**feeds, **({} if session is None else session.run(feeds, made))}
 
 
 def _rows(
