@@ -7,13 +7,14 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnx
 
 from onnxtune import model as models
+from onnxtune import provenance
 from onnxtune.cache import Cache, cache_path
 from onnxtune.calibrate.dataset import open_dataset
 from onnxtune.calibrate.preprocess import parse as parse_preprocess
@@ -23,12 +24,16 @@ from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog, choose
 from onnxtune.errors import UsageError
 from onnxtune.feeds import Case, Feeds
+from onnxtune.free_size import with_free_size
 from onnxtune.model import Model
 from onnxtune.ranges import check_inside, checked_ranges
 from onnxtune.report import Report
 from onnxtune.rule import Rule
 from onnxtune.runtime import resolve
-from onnxtune.tune import NotifyFunction, Options, tune
+from onnxtune.tune import NotifyFunction, Objective, Options, tune
+
+HEAD_RULE = "replace_fc_head"
+HEADS = ("auto", "gap", "pyramid", "maps", "low_rank")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +69,9 @@ def optimize(
     plugins: bool = True,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     force_rules: Sequence[str] = (),
+    head: str = "auto",
+    objective: Objective = "latency",
+    dynamic_size: bool = False,
     calibration_data: str | os.PathLike[str] | None = None,
     labels: str | os.PathLike[str] | None = None,
     preprocess: Mapping[str, Any] | None = None,
@@ -97,6 +105,13 @@ def optimize(
         rules: folders with further rules. plugins: use rules that installed packages offer.
         settings: overrides of rules' settings, e.g. {"pad_channels": {"policy": "pow2"}}.
         force_rules: rules whose rewrites are kept although they are not faster.
+        head: form of fully connected layers to insist on: gap, pyramid, maps or low_rank. Where it costs more than
+            `max_drop` allows, the report's status is "over budget" and the original comes back, unless
+            `force_rules` names replace_fc_head. auto: whichever form saves most within the budget.
+        objective: latency: time of one inference; size: bytes of weights, as far as nothing gets slower (calibrated
+            rewrites only); throughput: time of a batch of 32, where the model leaves the batch open.
+        dynamic_size: leave height and width of the result's images open, where it is fit for any size (a note says
+            so, or why not).
         calibration_data: samples that calibrated rules may refit weights to: NPZ, NPY, a folder of these, an image
             folder, or `module:function` yielding feeds. Without it only exact rules run.
         labels: class numbers (NPY, NPZ, CSV) or target arrays for these samples.
@@ -128,6 +143,14 @@ def optimize(
     available = catalog([Path(r) for r in rules], plugins=plugins)
     choose(available, force_rules, exact_only=exact_only)  # the names must exist, and may be used
     chosen = choose(available, only, skip, exact_only=exact_only)
+    if objective not in get_args(Objective):
+        raise UsageError(f"--objective {objective}: must be one of {', '.join(get_args(Objective))}")
+    if head not in HEADS:
+        raise UsageError(f"--head {head}: must be one of {', '.join(HEADS)}")
+    if head != "auto":
+        if calibration_data is None:
+            raise UsageError(f"--head {head}: needs --calibration-data, to refit the layers and to judge them")
+        settings = {**(settings or {}), HEAD_RULE: {**(settings or {}).get(HEAD_RULE, {}), "form": head}}
     _check_settings(available, settings or {})
     target = resolve(providers, provider_options, threads)
     options = Options(
@@ -140,6 +163,8 @@ def optimize(
         ranges=checked_ranges(loaded, input_ranges or {}),
         settings=dict(settings or {}),
         force=tuple(force_rules),
+        objective=objective,
+        insist=() if head == "auto" else (HEAD_RULE,),
     )
     store = Cache(None if cache is False else cache_path() if cache is True else cache)
     for i, feeds in enumerate(inputs):
@@ -170,6 +195,13 @@ def optimize(
         )
     if folder is not None:
         _save_front(tried, folder)
+    if dynamic_size and report.status != "over budget":
+        free = with_free_size(result, target, seed)
+        said = f"the size stays fixed: {free}" if isinstance(free, str) else "height and width are free now"
+        report = replace(report, notes=(*report.notes, said))
+        if isinstance(free, Model):
+            entries = {k: v for k, v in provenance.read(result).items() if k not in ("version", "graph_sha256")}
+            result = provenance.stamp(free, entries)
     return Result(result.proto, report, result)
 
 

@@ -31,6 +31,7 @@ from onnxtune.calibrate.fitter import Fitter
 from onnxtune.calibrate.judge import Judge, joined
 from onnxtune.calibrate.level import Fitted, Level
 from onnxtune.calibrate.store import FitStore
+from onnxtune.calibrate.tail import Tail
 from onnxtune.choose import choose
 from onnxtune.compare import Comparison
 from onnxtune.costs import total_macs
@@ -84,14 +85,21 @@ class Calibration:
 
 @dataclass(frozen=True, eq=False)
 class Timed:
-    """A level that is faster, with its region's comparison."""
+    """A level that is faster, with its region's comparison. `freed`: bytes of weights that it saves, where these are
+    what counts."""
 
     level: Level
     comparison: Comparison
+    freed: int | None = None
 
     @property
     def saved(self) -> float:
         return self.comparison.saved
+
+    @property
+    def gain(self) -> float:
+        """What it is chosen for: bytes where those count, else seconds."""
+        return self.saved if self.freed is None else float(self.freed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,15 +129,19 @@ class Point:
     veto: Drop | None = None
 
     @property
+    def gain(self) -> float:
+        return sum(o.timed.gain for o in self.options)
+
+    @property
     def identity(self) -> frozenset[str]:
         return frozenset(o.timed.level.identity for o in self.options)
 
 
 @dataclass(eq=False)
 class Search:
-    """One search over the levels of one model. `teacher` is the model before any calibrated rewrite."""
+    """One search over the levels of one model. `facts` are of the model before any calibrated rewrite, or of its
+    `tail` where only that may change."""
 
-    teacher: Model
     facts: Facts
     judge: Judge
     calibration: Calibration
@@ -137,9 +149,13 @@ class Search:
     seed: int
     latency: float
     notify: Notify
+    tail: Tail | None = None
 
     def __post_init__(self) -> None:
+        self.teacher = self.facts.model
         data, store, digest = self.calibration.data, self.calibration.store, self.calibration.digest
+        if self.tail is not None:
+            data, digest = self.tail.data, self.tail.data.digest()
         self.budget = parse_budget(self.calibration.max_drop, self.judge.main.metric)
         self.splits: Splits = split(data.count, self.seed, classified=self.judge.classified, source=data.source)
         self.fitter = Fitter(self.teacher, data, digest, store, self.target, self.seed, self.notify)
@@ -148,18 +164,35 @@ class Search:
 
     def passing(self, timed: Sequence[Timed]) -> Iterator[Point]:
         """Sets that pass the gate, the boldest first. All that were tried are in `points`."""
-        options = self._options([t for t in timed if t.saved > LEAST_GAIN * self.latency])
+        options = self._options([t for t in timed if t.gain > self._least(t)])
         if not options:
             return
         self._approach(options)
-        bold = sorted((p for p in self.points if self._promises(p)), key=lambda p: p.latency)
+        bold = sorted((p for p in self.points if self._promises(p)), key=lambda p: -p.gain)
         for point in bold[:GATES]:
             judged = self._gated(point)
             self.points[self.points.index(point)] = judged
-            if judged.gate is not None and judged.veto is not None and self._open(judged):
+            if judged.gate is not None and judged.veto is not None and self.open(judged):
                 yield judged
 
-    def _open(self, point: Point) -> bool:
+    def _least(self, timed: Timed) -> float:
+        return LEAST_GAIN * (self.latency if timed.freed is None else self.costs(self.facts)[1])
+
+    def insisted(self, timed: Sequence[Timed]) -> Point | None:
+        """What levels that the user insists on really cost: of each layer the least harmful, before the gate."""
+        best: dict[str, Option] = {}
+        for option in self._options(timed):
+            key = option.timed.level.layer.key
+            if key not in best or option.harm < best[key].harm:
+                best[key] = option
+        if not best:
+            return None
+        point = self._gated(self._point(list(best.values())))
+        self.points = [*(p for p in self.points if p.identity != point.identity), point]
+        return point
+
+    def open(self, point: Point) -> bool:
+        """Does the gate let the set pass?"""
         assert point.gate is not None, "asked before"
         assert point.veto is not None, "asked before"
         vetoed = point.veto.labelled_low is not None and point.veto.labelled_low > self.budget
@@ -187,7 +220,7 @@ class Search:
     def why_not(self, timed: Timed) -> str:
         """Why a faster level is not in the set that was taken."""
         option = self._considered.get(timed.level.identity)
-        if timed.saved <= LEAST_GAIN * self.latency:
+        if timed.gain <= self._least(timed):
             return "saves too little to be worth any accuracy"
         if option is None:
             return "another level of the layer is faster and closer"
@@ -204,7 +237,7 @@ class Search:
 
     def _approach(self, options: Sequence[Option]) -> None:
         """Choose and refit sets for growing or shrinking budgets of harm."""
-        saved, harm = [o.timed.saved for o in options], [o.harm for o in options]
+        saved, harm = [o.timed.gain for o in options], [o.harm for o in options]
         conflicts = [
             {j for j in range(len(options)) if j != i and _conflict(options[i], options[j])}
             for i in range(len(options))
@@ -236,8 +269,12 @@ class Search:
         model, fitted = self.fitter.in_order([o.timed.level for o in options], self.splits.fit)
         drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select)
         latency = self.latency - sum(o.timed.saved for o in options)
-        macs = total_macs(Facts(model, self.facts.sizes))
-        return Point(tuple(options), fitted, model, latency, macs, tensor_bytes(model), drop)
+        return Point(tuple(options), fitted, model, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
+
+    def costs(self, facts: Facts) -> tuple[int, int]:
+        """Multiply-accumulates and bytes of weights of the whole model, of which the facts may know the tail only."""
+        first = (0, 0) if self.tail is None else (self.tail.macs, self.tail.bytes)
+        return first[0] + total_macs(facts), first[1] + tensor_bytes(facts.model)
 
     # --- the gate ----------------------------------------------------------------------------
 
@@ -268,7 +305,7 @@ def _probe(items: Sequence[Timed], family: str) -> Level:
 def _front(fits: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:
     """Those that no other beats in time saved and error, the fastest first."""
     front: list[tuple[Timed, Fitted]] = []
-    for item in sorted(fits, key=lambda f: (-f[0].saved, f[1].error)):
+    for item in sorted(fits, key=lambda f: (-f[0].gain, f[1].error)):
         if not front or item[1].error < front[-1][1].error:
             front.append(item)
     return front
@@ -294,10 +331,14 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def summary(search: Search, chosen: Point | None) -> dict[str, Any]:
-    """What the report says of a search: data, metric, budget, and every point that was tried."""
+def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> dict[str, Any]:
+    """What the report says of a search: data, metric, budget, and every point that was tried.
+
+    `refused`: the chosen set was insisted on, but costs too much to be written.
+    """
     factor, suffix = unit(search.judge.main.metric)
     taken = None if chosen is None else chosen.identity
+    macs, stored = search.costs(search.facts)
     points = sorted(search.points, key=lambda p: p.latency)
     gate = None if chosen is None else chosen.gate
     return {
@@ -305,11 +346,12 @@ def summary(search: Search, chosen: Point | None) -> dict[str, Any]:
         "splits": {"fit": len(search.splits.fit), "select": len(search.splits.select), "gate": len(search.splits.gate)},
         "plans": [asdict(p) for p in search.judge.plans],
         "budget": search.budget,
+        "refused": refused,
         "unit": {"factor": factor, "suffix": suffix},
         "gate": None if gate is None else {**asdict(gate), "needed_for_half": gate.needed(search.budget / 2)},
         "veto": None if chosen is None or chosen.veto is None else asdict(chosen.veto),
-        "exact": {"latency": search.latency, "bytes": tensor_bytes(search.teacher), "macs": total_macs(search.facts)},
-        "points": [{**described(p), "chosen": p.identity == taken} for p in points],
+        "exact": {"latency": search.latency, "bytes": stored, "macs": macs},
+        "points": [{**described(p), "chosen": p.identity == taken and not refused} for p in points],
     }
 
 

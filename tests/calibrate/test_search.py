@@ -57,7 +57,7 @@ def timed_levels(model: Model) -> tuple[Facts, list[Timed]]:
 def search_of(model: Model, facts: Facts, data: Dataset, max_drop: str, store: FitStore | None = None) -> Search:
     judge = Judge(model, data, Target(threads=1))
     calibration = Calibration(data, max_drop, None, 0.9, store or FitStore(None))
-    return Search(model, facts, judge, calibration, Target(threads=1), 0, LATENCY, lambda stage, done, total: None)
+    return Search(facts, judge, calibration, Target(threads=1), 0, LATENCY, lambda stage, done, total: None)
 
 
 def first(search: Search, timed: list[Timed]) -> Point | None:
