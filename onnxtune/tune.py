@@ -429,6 +429,11 @@ class _Tuning:
         both = [s for i, s in enumerate(both) if i not in idle]
         middle = apply(base, [s.proposal for s in both])
         outer, self.verifier = self.verifier, self._verifier(middle)
+        broken = outer.unlike(self.verifier)
+        if broken:
+            self.verifier = outer
+            self.notes.append(f"a set of calibrated rewrites was dropped: {broken}")
+            return None
         try:
             after = self._rounds(middle, [], self.rules)
             after = [s for i, s in enumerate(after) if i not in prune_enabling(after)]
@@ -442,7 +447,8 @@ class _Tuning:
             bought = timer.models(exact, result, self.sizes, MODEL_PLAN).comparison
             last = self._last_word(result)
         pays = bought is not None and bought.verdict == "faster"
-        faster = last.comparison is not None and last.comparison.verdict == "faster"
+        best = last.comparison
+        faster = best is not None and best.verdict == "faster" and best.speedup >= self.options.min_speedup
         if self.options.objective == "size":
             pays, faster = tensor_bytes(result) < tensor_bytes(exact), not _slower(last.comparison)
         if not (forced or (pays and faster)):
