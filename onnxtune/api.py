@@ -17,9 +17,9 @@ from onnxtune import model as models
 from onnxtune import provenance
 from onnxtune.cache import Cache, cache_path
 from onnxtune.calibrate.dataset import open_dataset
+from onnxtune.calibrate.points import Calibration, Point, described
+from onnxtune.calibrate.points import pareto as front
 from onnxtune.calibrate.preprocess import parse as parse_preprocess
-from onnxtune.calibrate.search import Calibration, Point, described
-from onnxtune.calibrate.search import pareto as front
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog, choose
 from onnxtune.errors import UsageError

@@ -22,7 +22,8 @@ from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache, structure
 from onnxtune.calibrate.judge import Judge
 from onnxtune.calibrate.level import Level
-from onnxtune.calibrate.search import Calibration, Point, Search, Timed, summary
+from onnxtune.calibrate.points import Calibration, Point, Timed
+from onnxtune.calibrate.search import Search, summary
 from onnxtune.calibrate.tail import tail_of
 from onnxtune.compare import Comparison
 from onnxtune.costs import macs, total_macs

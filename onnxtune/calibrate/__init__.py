@@ -5,7 +5,7 @@ judge        which metric judges which output, and how much of it is lost
 layer, level what is approximated, and one way to do it, more or less radical
 capture, evidence   what the network sees of a layer on the samples
 fitter, store       levels fitted alone or one after the other, and remembered
-search       which levels, under the budget, behind the gate
+points, search   which levels, under the budget, behind the gate
 tail         the end of the network alone, where only late layers may change
 conv_levels, head_levels   the levels of convolutions and of fully connected layers
 

@@ -16,27 +16,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxtune.accuracy import Drop, parse_budget, unit
+from onnxtune.accuracy import parse_budget, unit
 from onnxtune.apply import apply
-from onnxtune.calibrate.dataset import Dataset, Splits, split
+from onnxtune.calibrate.dataset import Splits, split
 from onnxtune.calibrate.fitter import Fitter
 from onnxtune.calibrate.judge import Judge, joined
 from onnxtune.calibrate.level import Fitted, Level
-from onnxtune.calibrate.store import FitStore
+from onnxtune.calibrate.points import Calibration, Option, Point, Timed, described
 from onnxtune.calibrate.tail import Tail
 from onnxtune.choose import choose
-from onnxtune.compare import Comparison
 from onnxtune.costs import total_macs
 from onnxtune.facts import Facts
-from onnxtune.model import Model, tensor_bytes
+from onnxtune.model import tensor_bytes
 from onnxtune.proposal import overlap
 from onnxtune.runtime import Target
 
@@ -54,87 +52,22 @@ LEAST_GAIN = 0.004
 """A level must save at least this share of the model's latency to be worth its harm."""
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """What the user allows: `data`, and a loss of at most `max_drop` (as on the command line, such as "0.5%") of
-    `metric` (None: chosen by the outputs) at one-sided `confidence`."""
+class _Sets:
+    """What sets can be made of: gains, harms, which options exclude each other; `scale`: the share of the budget
+    that a set was chosen for."""
 
-    data: Dataset
-    max_drop: str
-    metric: str | None = None
-    confidence: float = 0.9
-    store: FitStore = field(default_factory=lambda: FitStore(None))
-    on_point: Callable[[Point], None] = lambda point: None
-    """Called with every set that was refitted and judged."""
+    def __init__(self, options: Sequence[Option]) -> None:
+        self.options = options
+        self.gain, self.harm = [o.timed.gain for o in options], [o.harm for o in options]
+        count = range(len(options))
+        self.conflicts = [{j for j in count if j != i and _conflict(options[i], options[j])} for i in count]
+        self.scale: dict[frozenset[str], float] = {}
 
-    @cached_property
-    def digest(self) -> str:
-        return self.data.digest()
+    def within(self, harm: float) -> frozenset[int]:
+        return choose(self.gain, self.harm, self.conflicts, harm)
 
-    def record(self) -> dict[str, Any]:
-        """The settings that decide the result, as plain data."""
-        return {
-            "source": Path(self.data.source).name,
-            "samples": self.data.count,
-            "sha256": self.digest,
-            "max_drop": self.max_drop,
-            "metric": self.metric,
-            "confidence": self.confidence,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Timed:
-    """A level that is faster, with its region's comparison. `freed`: bytes of weights that it saves, where these are
-    what counts."""
-
-    level: Level
-    comparison: Comparison
-    freed: int | None = None
-
-    @property
-    def saved(self) -> float:
-        return self.comparison.saved
-
-    @property
-    def gain(self) -> float:
-        """What it is chosen for: bytes where those count, else seconds."""
-        return self.saved if self.freed is None else float(self.freed)
-
-
-@dataclass(frozen=True, eq=False)
-class Option:
-    """A level that was fitted alone: error of its layer, harm to the network."""
-
-    timed: Timed
-    error: float
-    harm: float
-
-
-@dataclass(frozen=True, eq=False)
-class Point:
-    """A set of levels, refitted in order: `model` is what comes out, `latency` (s) as the regions promise.
-
-    `drop` on the select split; `gate` on samples that neither fit nor choice has seen, None when not asked.
-    """
-
-    options: tuple[Option, ...]
-    fitted: tuple[Fitted, ...]
-    model: Model
-    latency: float
-    macs: int
-    bytes: int
-    drop: Drop
-    gate: Drop | None = None
-    veto: Drop | None = None
-
-    @property
-    def gain(self) -> float:
-        return sum(o.timed.gain for o in self.options)
-
-    @property
-    def identity(self) -> frozenset[str]:
-        return frozenset(o.timed.level.identity for o in self.options)
+    def identity(self, chosen: frozenset[int]) -> frozenset[str]:
+        return frozenset(self.options[i].timed.level.identity for i in chosen)
 
 
 @dataclass(eq=False)
@@ -167,13 +100,23 @@ class Search:
         options = self._options([t for t in timed if t.gain > self._least(t)])
         if not options:
             return
-        self._approach(options)
+        sets = _Sets(options)
+        self._approach(sets)
         bold = sorted((p for p in self.points if self._promises(p)), key=lambda p: -p.gain)
-        for point in bold[:GATES]:
+        for point in chain(bold[:GATES], self._careful(sets)):
             judged = self._gated(point)
             self.points[self.points.index(point)] = judged
-            if judged.gate is not None and judged.veto is not None and self.open(judged):
+            if self.open(judged):
                 yield judged
+
+    def _careful(self, sets: _Sets) -> Iterator[Point]:
+        """Sets for smaller and smaller budgets of harm, where the gate has let none pass."""
+        scale = min(sets.scale.values(), default=1.0)
+        for _ in range(GATES):
+            scale /= 2
+            chosen = sets.within(scale * self.budget)
+            if chosen and not any(p.identity == sets.identity(chosen) for p in self.points):
+                yield self._tried(sets, chosen, scale)
 
     def _least(self, timed: Timed) -> float:
         return LEAST_GAIN * (self.latency if timed.freed is None else self.costs(self.facts)[1])
@@ -235,28 +178,27 @@ class Search:
 
     # --- sets --------------------------------------------------------------------------------
 
-    def _approach(self, options: Sequence[Option]) -> None:
+    def _approach(self, sets: _Sets) -> None:
         """Choose and refit sets for growing or shrinking budgets of harm."""
-        saved, harm = [o.timed.gain for o in options], [o.harm for o in options]
-        conflicts = [
-            {j for j in range(len(options)) if j != i and _conflict(options[i], options[j])}
-            for i in range(len(options))
-        ]
         low, high, scale = 0.0, math.inf, 1.0
         seen: dict[frozenset[int], bool] = {}
         for number in range(TRIES):
-            chosen = choose(saved, harm, conflicts, scale * self.budget)
+            chosen = sets.within(scale * self.budget)
             if chosen and chosen not in seen:
                 self.notify(f"refitting set {number + 1} of at most {TRIES}", number, TRIES)
-                point = self._point([options[i] for i in sorted(chosen)])
-                self.points.append(point)
-                self.calibration.on_point(point)
-                seen[chosen] = self._promises(point)
+                seen[chosen] = self._promises(self._tried(sets, chosen, scale))
             good = seen.get(chosen, True)
             low, high = (scale, high) if good else (low, scale)
-            if good and sum(harm) <= scale * self.budget:
+            if good and sum(sets.harm) <= scale * self.budget:
                 return
             scale = 2 * scale if math.isinf(high) else (low + high) / 2
+
+    def _tried(self, sets: _Sets, chosen: frozenset[int], scale: float) -> Point:
+        point = self._point([sets.options[i] for i in sorted(chosen)])
+        sets.scale[point.identity] = scale
+        self.points.append(point)
+        self.calibration.on_point(point)
+        return point
 
     def _promises(self, point: Point) -> bool:
         """Would the gate, with its many samples, find the drop within the budget if it is what it seems?"""
@@ -322,15 +264,6 @@ def _conflict(first: Option, second: Option) -> bool:
     return one.layer.key == other.layer.key or overlap(one.unfitted, other.unfitted)
 
 
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """Those that no other beats in both latency and loss, the fastest first."""
-    front: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.latency, p.drop.estimate)):
-        if not front or point.drop.estimate < front[-1].drop.estimate:
-            front.append(point)
-    return front
-
-
 def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> dict[str, Any]:
     """What the report says of a search: data, metric, budget, and every point that was tried.
 
@@ -352,16 +285,4 @@ def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> d
         "veto": None if chosen is None or chosen.veto is None else asdict(chosen.veto),
         "exact": {"latency": search.latency, "bytes": stored, "macs": macs},
         "points": [{**described(p), "chosen": p.identity == taken and not refused} for p in points],
-    }
-
-
-def described(point: Point) -> dict[str, Any]:
-    """A point as plain data: seconds, multiply-accumulates, bytes, losses, titles of its levels."""
-    return {
-        "latency": point.latency,
-        "macs": point.macs,
-        "bytes": point.bytes,
-        "drop": asdict(point.drop),
-        "gate": None if point.gate is None else asdict(point.gate),
-        "levels": [o.timed.level.title for o in point.options],
     }

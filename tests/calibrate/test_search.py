@@ -16,7 +16,8 @@ from smallnet import classifier, images, write_data
 from onnxtune.calibrate.dataset import Dataset, open_dataset
 from onnxtune.calibrate.judge import Judge
 from onnxtune.calibrate.level import Level
-from onnxtune.calibrate.search import Calibration, Point, Search, Timed, summary
+from onnxtune.calibrate.points import Calibration, Point, Timed
+from onnxtune.calibrate.search import Search, summary
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog
 from onnxtune.compare import Comparison
