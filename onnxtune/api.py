@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnx
 
 from onnxtune import model as models
+from onnxtune import provenance
 from onnxtune.cache import Cache, cache_path
 from onnxtune.calibrate.dataset import open_dataset
+from onnxtune.calibrate.points import Calibration, Point, described
+from onnxtune.calibrate.points import pareto as front
 from onnxtune.calibrate.preprocess import parse as parse_preprocess
-from onnxtune.calibrate.search import Calibration
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog, choose
 from onnxtune.errors import UsageError
 from onnxtune.feeds import Case, Feeds
+from onnxtune.free_size import with_free_size
 from onnxtune.model import Model
 from onnxtune.ranges import check_inside, checked_ranges
 from onnxtune.report import Report
 from onnxtune.rule import Rule
 from onnxtune.runtime import resolve
-from onnxtune.tune import NotifyFunction, Options, tune
+from onnxtune.tune import NotifyFunction, Objective, Options, tune
+
+HEAD_RULE = "replace_fc_head"
+HEADS = ("auto", "gap", "pyramid", "maps", "low_rank")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +69,9 @@ def optimize(
     plugins: bool = True,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     force_rules: Sequence[str] = (),
+    head: str = "auto",
+    objective: Objective = "latency",
+    dynamic_size: bool = False,
     calibration_data: str | os.PathLike[str] | None = None,
     labels: str | os.PathLike[str] | None = None,
     preprocess: Mapping[str, Any] | None = None,
@@ -69,6 +79,7 @@ def optimize(
     max_drop: str | float = "0.5%",
     confidence: float = 0.9,
     resume: bool = False,
+    pareto: str | os.PathLike[str] | None = None,
     min_speedup: float = 1.02,
     rtol: float | None = None,
     atol: float | None = None,
@@ -94,6 +105,13 @@ def optimize(
         rules: folders with further rules. plugins: use rules that installed packages offer.
         settings: overrides of rules' settings, e.g. {"pad_channels": {"policy": "pow2"}}.
         force_rules: rules whose rewrites are kept although they are not faster.
+        head: form of fully connected layers to insist on: gap, pyramid, maps or low_rank. Where it costs more than
+            `max_drop` allows, the report's status is "over budget" and the original comes back, unless
+            `force_rules` names replace_fc_head. auto: whichever form saves most within the budget.
+        objective: latency: time of one inference; size: bytes of weights, as far as nothing gets slower (calibrated
+            rewrites only); throughput: time of a batch of 32, where the model leaves the batch open.
+        dynamic_size: leave height and width of the result's images open, where it is fit for any size (a note says
+            so, or why not).
         calibration_data: samples that calibrated rules may refit weights to: NPZ, NPY, a folder of these, an image
             folder, or `module:function` yielding feeds. Without it only exact rules run.
         labels: class numbers (NPY, NPZ, CSV) or target arrays for these samples.
@@ -102,6 +120,8 @@ def optimize(
         max_drop: most of the metric that may be lost: a share ("0.5%", 0.005), dB for psnr.
         confidence: one-sided, with which the loss must lie within `max_drop`.
         resume: use the fits that an interrupted run on the same model and data has left in the cache folder.
+        pareto: folder for the models of the front: the calibrated sets that were tried and that no other beats in
+            both latency and loss, whether or not they passed the gate.
         min_speedup: least whole-model speed-up (ratio) for which the model is changed.
         rtol, atol: override the derived tolerances (relative to an output's largest magnitude; absolute).
         time_budget: seconds after which nothing new is measured; 0: nothing at all, so that only the
@@ -123,6 +143,14 @@ def optimize(
     available = catalog([Path(r) for r in rules], plugins=plugins)
     choose(available, force_rules, exact_only=exact_only)  # the names must exist, and may be used
     chosen = choose(available, only, skip, exact_only=exact_only)
+    if objective not in get_args(Objective):
+        raise UsageError(f"--objective {objective}: must be one of {', '.join(get_args(Objective))}")
+    if head not in HEADS:
+        raise UsageError(f"--head {head}: must be one of {', '.join(HEADS)}")
+    if head != "auto":
+        if calibration_data is None:
+            raise UsageError(f"--head {head}: needs --calibration-data, to refit the layers and to judge them")
+        settings = {**(settings or {}), HEAD_RULE: {**(settings or {}).get(HEAD_RULE, {}), "form": head}}
     _check_settings(available, settings or {})
     target = resolve(providers, provider_options, threads)
     options = Options(
@@ -135,6 +163,8 @@ def optimize(
         ranges=checked_ranges(loaded, input_ranges or {}),
         settings=dict(settings or {}),
         force=tuple(force_rules),
+        objective=objective,
+        insist=() if head == "auto" else (HEAD_RULE,),
     )
     store = Cache(None if cache is False else cache_path() if cache is True else cache)
     for i, feeds in enumerate(inputs):
@@ -142,6 +172,8 @@ def optimize(
     extra = [Case(f"user input {i + 1}", dict(f)) for i, f in enumerate(inputs)]
     quiet: NotifyFunction = lambda stage, done, total: None  # noqa: E731
     how = parse_preprocess(preprocess or {})
+    tried: list[Point] = []
+    folder = None if pareto is None else models.writable_folder(Path(pareto))
     with contextlib.ExitStack() as stack:
         calibration = None
         if calibration_data is not None:
@@ -150,7 +182,7 @@ def optimize(
             source = os.fspath(calibration_data)
             data = stack.enter_context(open_dataset(source, loaded, preprocess=how, labels=_path(labels)))
             fits = FitStore(None if store.path is None else store.path.parent / "fits", resume=resume)
-            calibration = Calibration(data, str(max_drop), metric, confidence, fits)
+            calibration = Calibration(data, str(max_drop), metric, confidence, fits, tried.append)
         result, report = tune(
             loaded,
             chosen,
@@ -161,7 +193,26 @@ def optimize(
             calibration=calibration,
             notify=notify or quiet,
         )
+    if folder is not None:
+        _save_front(tried, folder)
+    if dynamic_size and report.status != "over budget":
+        free = with_free_size(result, target, seed)
+        said = f"the size stays fixed: {free}" if isinstance(free, str) else "height and width are free now"
+        report = replace(report, notes=(*report.notes, said))
+        if isinstance(free, Model):
+            entries = {k: v for k, v in provenance.read(result).items() if k not in ("version", "graph_sha256")}
+            result = provenance.stamp(free, entries)
     return Result(result.proto, report, result)
+
+
+def _save_front(tried: Sequence[Point], folder: Path) -> None:
+    """point-1.onnx is the fastest; front.json says what each costs."""
+    rows = []
+    for number, point in enumerate(front(tried), 1):
+        name = f"point-{number}.onnx"
+        models.save(point.model, folder / name)
+        rows.append({"file": name, **described(point)})
+    models.write_text(folder / "front.json", json.dumps(rows, indent=1))
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
-from onnxtune.later import Later
+from onnxtune.later import Later, is_large
 from onnxtune.proposal import Fragment
 
 
@@ -38,6 +39,7 @@ class Builder:
         self._outside: dict[str, Any] = {}
         self._nodes: list[Any] = []
         self._later: dict[str, Later] = {}
+        self._large: dict[str, NDArray[Any]] = {}  # not in graphsurgeon's nodes, whose cycles are freed late
         self._copied: dict[str, list[onnx.AttributeProto]] = {}
         self.opset = opset
 
@@ -57,7 +59,10 @@ class Builder:
     def constant(self, values: NDArray[Any], hint: str = "weight") -> str:
         """Store an array as a new initializer; returns its name."""
         name = self._fresh(hint)
-        self._tensors[name] = self._gs.Constant(name, np.asarray(values, order="C"))
+        values = np.asarray(values, order="C")
+        if is_large(values):
+            self._large[name], values = values, np.zeros(0, np.int8)
+        self._tensors[name] = self._gs.Constant(name, values)
         return name
 
     def later(self, values: Later, hint: str = "weight") -> str:
@@ -129,7 +134,10 @@ class Builder:
             if node.name in self._copied:
                 node.attribute.extend(self._copied[node.name])
         used = {i for n in exported.node for i in n.input} | set(aliases.values())
-        weights = tuple(self._later.get(i.name, i) for i in exported.initializer if i.name in used)
+        stored: dict[str, onnx.TensorProto | Later] = {i.name: i for i in exported.initializer if i.name in used}
+        stored |= {name: w for name, w in self._later.items() if name in used}
+        stored |= {name: numpy_helper.from_array(a, name) for name, a in self._large.items() if name in used}
+        weights = tuple(stored.values())
         return Fragment(tuple(exported.node), weights, aliases)
 
     def _append(

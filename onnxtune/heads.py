@@ -19,6 +19,9 @@ from onnxtune.rule import No
 
 FLOATS = frozenset({np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)})
 
+BATCH = -2
+"""In the target of a Reshape: as many rows as there are images."""
+
 
 @dataclass(frozen=True)
 class SpatialMean:
@@ -155,17 +158,53 @@ def flat_map(facts: Facts, node: Node) -> FlatMap | No | None:
         return found if node.attribute("axis", 1) in (1, -3) else None
     if node.op_type == "Squeeze":
         return found if _axes(facts, node) == ({1, 2} if last else {2, 3}) else None
-    target = facts.constant(node.input(1))
+    target = _target(facts, node.input(1), x)
     if target is None:
         return No("the shape given to Reshape is computed, not constant")
-    if target.size != 2:
+    if len(target) != 2:
         return None
-    rows, columns = (int(d) for d in target)
-    copies = rows == 0 and not node.attribute("allowzero", 0)
+    rows, columns = target
+    copies = rows == BATCH or (rows == 0 and not node.attribute("allowzero", 0))
     # The number of elements is N * C * H * W: with C * H * W columns there can only be N rows.
     if columns == channels * height * width or (columns == -1 and (copies or rows == batch)):
         return found
     return No("Reshape fixes the batch size or mixes images")
+
+
+def _target(facts: Facts, tensor: str, x: str) -> list[int] | None:
+    """A Reshape's target: constant, or as exporters write `view(x.size(0), -1)`: BATCH stands for x's own batch."""
+    known = facts.constant(tensor)
+    if known is not None:
+        return [int(d) for d in known.ravel()]
+    maker = facts.producer(tensor)
+    if maker is not None and maker.is_op("Concat"):
+        parts = [_target(facts, i, x) for i in maker.inputs]
+        return None if any(p is None for p in parts) else [d for p in parts for d in p or ()]
+    if maker is not None and maker.is_op("Unsqueeze", "Cast", "Identity"):
+        return _target(facts, maker.input(0), x)
+    return [BATCH] if _is_batch(facts, maker, x) else None
+
+
+def _is_batch(facts: Facts, node: Node | None, x: str) -> bool:
+    """Is it the first entry of Shape(x), by Gather, Slice or Shape's own end?"""
+    if node is not None and node.is_op("Shape"):
+        first = node.attribute("start", 0) == 0 and node.attribute("end") == 1
+    elif node is not None and node.is_op("Gather"):
+        index = facts.constant(node.input(1))
+        first, node = (
+            index is not None and index.size == 1 and int(index.ravel()[0]) == 0,
+            facts.producer(node.input(0)),
+        )
+    elif node is not None and node.is_op("Slice"):
+        limits = [node.attribute(n, facts.constant(node.input(i))) for i, n in ((1, "starts"), (2, "ends"))]
+        first = [None if v is None else np.asarray(v).ravel().tolist() for v in limits] == [[0], [1]]
+        node = facts.producer(node.input(0))
+    else:
+        return False
+    if not first or node is None or not node.is_op("Shape"):
+        return False
+    mine, other = facts.shape(x), facts.shape(node.input(0))
+    return node.input(0) == x or bool(mine and other and mine[0] is not None and mine[0] == other[0])
 
 
 def linear(facts: Facts, node: Node) -> Linear | No | None:

@@ -276,6 +276,17 @@ def check_writable(path: Path) -> None:
         raise ModelError(f"{path}: cannot be written (the folder {path.parent} is read-only)")
 
 
+def writable_folder(path: Path) -> Path:
+    """The folder, made where it is missing. Raises ModelError when it cannot be written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be made a folder ({error.strerror})") from None
+    if not os.access(path, os.W_OK):
+        raise ModelError(f"{path}: the folder is read-only")
+    return path
+
+
 @contextlib.contextmanager
 def _staging(path: Path) -> Iterator[Path]:
     check_writable(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,6 +38,13 @@ class Fragment:
     def initializers(self) -> tuple[onnx.TensorProto, ...]:
         """The weights with their values."""
         return tuple(w.proto() if isinstance(w, Later) else w for w in self.stored)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights; none is computed for it."""
+        described = (w.described() if isinstance(w, Later) else w for w in self.stored)
+        sizes = ((math.prod(w.dims), onnx.helper.tensor_dtype_to_np_dtype(w.data_type)) for w in described)
+        return sum(count * dtype.itemsize for count, dtype in sizes)
 
     def settled(self) -> Fragment:
         """The same with all weights computed: it refers to no other model any more."""

@@ -17,7 +17,7 @@ from onnxtune.proposal import Decline, ModelProposal, Proposal
 
 SCHEMA = 1
 Stage = Literal["measure", "select", "verify", "confirm"]
-Status = Literal["faster", "nothing to gain", "already tuned", "forced"]
+Status = Literal["faster", "nothing to gain", "already tuned", "forced", "smaller", "over budget"]
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,14 @@ Outcome = Kept | Rejected | Decline
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """Size of a model: stored weight bytes, parameters, nodes, multiply-accumulates per inference."""
+    """Size of a model: stored weight bytes, nodes, multiply-accumulates per inference, and the memory that one
+    needs (`peak_bytes`: weights and the tensors alive at once)."""
 
     nodes: int
     weight_bytes: int
     macs: int
     operators: Mapping[str, int]
+    peak_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,11 @@ class Report:
         None when nothing was timed or the original came back (`comparison` is then that of the last
         attempt, which was not good enough).
         """
-        return self.comparison.speedup if self.comparison and self.status != "nothing to gain" else None
+        return (
+            self.comparison.speedup
+            if self.comparison and self.status not in ("nothing to gain", "over budget")
+            else None
+        )
 
     def counts(self) -> Counter[str]:
         """How many rewrites each rule contributed."""

@@ -74,6 +74,17 @@ def bind(model: Model, given: Sizes | None = None) -> Binding:
     return Binding(sizes, tuple(assumed))
 
 
+def with_batch(model: Model, sizes: Sizes, given: Sizes, batch: int) -> tuple[dict[str, tuple[int, ...]], bool]:
+    """Sizes with this batch where the model leaves it open and the user has not given it; were there such inputs?"""
+    changed = dict(sizes)
+    for value in model.inputs:
+        info = describe(value)
+        free = info is not None and info.shape and not isinstance(info.shape[0], int)
+        if free and value.name not in given:
+            changed[value.name] = (batch, *sizes[value.name][1:])
+    return changed, changed != dict(sizes)
+
+
 def spatial_axes(shape: Shape) -> tuple[int, ...]:
     """Height and width of an image input: axes 2 and up, or 1 and 2 when channels come last."""
     channels_last = len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4)

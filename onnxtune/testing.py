@@ -25,6 +25,7 @@ from onnxtune.localcheck import SINGLE_MARGIN, WEIGHT_ROUNDING, LocalVerdict, ch
 from onnxtune.model import Model
 from onnxtune.proposal import Decline, Proposal
 from onnxtune.propose import Said, propose
+from onnxtune.ranges import Ranges
 from onnxtune.region import extract
 from onnxtune.rule import Rule
 from onnxtune.runtime import CPU, Session, Target
@@ -55,11 +56,12 @@ def said_by(
     proto: onnx.ModelProto,
     settings: Mapping[str, Any] | None = None,
     sizes: Mapping[str, tuple[int, ...]] | None = None,
+    ranges: Ranges | None = None,
 ) -> list[Said]:
     """Everything that the rule proposes and declines on the model."""
     model = Model(proto)
     found = rule_named(rule) if isinstance(rule, str) else rule
-    return propose(Facts(model, bind(model, sizes).sizes), [found], {found.name: dict(settings or {})})
+    return propose(Facts(model, bind(model, sizes).sizes, ranges), [found], {found.name: dict(settings or {})})
 
 
 def assert_rewrites(
@@ -71,20 +73,21 @@ def assert_rewrites(
     count: int | None = None,
     contains: Mapping[str, int] | None = None,
     local: bool = True,
+    ranges: Ranges | None = None,
 ) -> list[onnx.ModelProto]:
     """The rule fires, and every proposal (all of them, one at a time) keeps the function.
 
     Checked: onnx.checker with full shape inference; ONNX Runtime at ORT_DISABLE_ALL and
-    ORT_ENABLE_ALL on plain and extreme inputs, batch 3 and other sizes where dynamic; the region in
-    float64 (`local=False` where it cannot be evaluated). `count`: expected number of proposals;
+    ORT_ENABLE_ALL on plain and extreme inputs (within declared `ranges`), batch 3 and other sizes where
+    dynamic; the region in float64 (`local=False` where it cannot be evaluated). `count`: expected number of proposals;
     `contains`: operator -> how many the rewritten models must hold. Returns the rewritten models.
     """
-    proposals = _proposals(rule, proto, settings, sizes)
+    proposals = _proposals(rule, proto, settings, sizes, ranges)
     assert count is None or len(proposals) == count, f"{len(proposals)} proposals, expected {count}"
     model = Model(proto)
     bound = bind(model, sizes).sizes
-    facts = Facts(model, bound)
-    verifier = Verifier(model, facts, cases(model, bound), Target(threads=1))
+    facts = Facts(model, bound, ranges)
+    verifier = Verifier(model, facts, cases(model, bound, ranges=ranges), Target(threads=1))
     assert not verifier.skipped, f"the original fails on: {verifier.skipped}"
     results = []
     for proposal in proposals:
@@ -109,9 +112,10 @@ def assert_declines(
     *,
     settings: Mapping[str, Any] | None = None,
     sizes: Mapping[str, tuple[int, ...]] | None = None,
+    ranges: Ranges | None = None,
 ) -> None:
     """The rule proposes nothing, and one of its reasons contains `reason` (None: it need not say one)."""
-    said = said_by(rule, proto, settings, sizes)
+    said = said_by(rule, proto, settings, sizes, ranges)
     proposals = [s.title for s in said if isinstance(s, Proposal)]
     assert not proposals, f"it was rewritten: {proposals}"
     reasons = [s.reason for s in said if isinstance(s, Decline)]
@@ -194,8 +198,9 @@ def _proposals(
     proto: onnx.ModelProto,
     settings: Mapping[str, Any] | None,
     sizes: Mapping[str, tuple[int, ...]] | None,
+    ranges: Ranges | None = None,
 ) -> list[Proposal]:
-    said = said_by(rule, proto, settings, sizes)
+    said = said_by(rule, proto, settings, sizes, ranges)
     proposals = [s for s in said if isinstance(s, Proposal)]
     assert proposals, f"nothing was proposed; declines: {[s.reason for s in said if isinstance(s, Decline)]}"
     return proposals
@@ -226,4 +231,4 @@ def _local(facts: Facts, proposal: Proposal) -> LocalVerdict:
     before = extract(facts, proposal.removes, proposal.reads)
     if before is None:
         return LocalVerdict(None, reason="the region cannot be cut out")
-    return check_region(before, apply(before, [proposal]))
+    return check_region(before, apply(before, [proposal]), ranges=facts.ranges)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.feeds import random_feeds
 from onnxtune.measure import Plan, measure, warm
-from onnxtune.model import Model
+from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Proposal
 from onnxtune.region import extract, neighbourhood
 from onnxtune.runtime import Session, Target
@@ -25,6 +26,8 @@ from onnxtune.shapes import describe
 REGION_PLAN = Plan(warmup=0.02, rounds=20, duration=0.6, precision=0.02, patience=4)
 ENABLING_PLAN = Plan(warmup=0.01, rounds=16, duration=0.15, precision=0.03)
 """For rewrites that ONNX Runtime mostly does itself: there are many, and they stay where others need them."""
+LARGE = 2**26
+"""Bytes of weights from which sessions, which stand in cycles, are not left to the garbage collector's own time."""
 MODEL_PLAN = Plan(warmup=0.1, rounds=24, duration=1.5, precision=0.02)
 """For a rewrite of the whole model, on its way."""
 CONFIRM_PLANS = (
@@ -94,6 +97,9 @@ class Timer:
             return Trial(None, str(error))
         result = measure(runners[0], runners[1], runners[2], plan)
         self.cache.put(key, result)
+        if tensor_bytes(before) > LARGE:
+            del sessions, runners
+            gc.collect()
         return Trial(result)
 
 

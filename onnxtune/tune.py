@@ -12,8 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import onnx
 
 from onnxtune import provenance
@@ -21,13 +22,16 @@ from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache, structure
 from onnxtune.calibrate.judge import Judge
 from onnxtune.calibrate.level import Level
-from onnxtune.calibrate.search import Calibration, Point, Search, Timed, summary
+from onnxtune.calibrate.points import Calibration, Point, Timed
+from onnxtune.calibrate.search import Search, summary
+from onnxtune.calibrate.tail import tail_of
 from onnxtune.compare import Comparison
 from onnxtune.costs import macs, total_macs
 from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
 from onnxtune.feeds import Case, cases
 from onnxtune.localcheck import check_region
+from onnxtune.memory import peak_bytes
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Decline, ModelProposal, Proposal
 from onnxtune.propose import propose, propose_levels
@@ -37,7 +41,7 @@ from onnxtune.report import Kept, ModelSummary, Outcome, Rejected, Report, Stage
 from onnxtune.rule import Rule
 from onnxtune.runtime import Target, versions
 from onnxtune.select import select
-from onnxtune.sizes import Sizes
+from onnxtune.sizes import Sizes, with_batch
 from onnxtune.sizes import bind as bind_sizes
 from onnxtune.steps import Step, dependants, prune_enabling, step_of
 from onnxtune.trial import CONFIRM_PLANS, MODEL_PLAN, Timer, Trial
@@ -53,6 +57,9 @@ WRITTEN = 8
 """Multiply-accumulates that take as long as writing one value, roughly."""
 UNDONE = "it leads back to a graph that was there before"
 NOT_NEEDED = "no other rule needs it"
+Objective = Literal["latency", "size", "throughput"]
+BATCH = 32
+"""Images at a time when throughput counts."""
 NotifyFunction = Callable[[str, int, int], None]
 """Progress: stage in words, how many of how many are done (total 0: unknown)."""
 
@@ -73,6 +80,10 @@ class Options:
     ranges: Ranges = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     force: tuple[str, ...] = ()
+    objective: Objective = "latency"
+    """What is chosen by: time at the measured sizes, bytes of weights, or time of a batch of BATCH."""
+    insist: tuple[str, ...] = ()
+    """Calibrated rules of which something must be in the result, or nothing is written."""
 
     def record(self, rules: Sequence[Rule], target: Target) -> dict[str, Any]:
         """The settings that decide the result, as plain data for report and provenance."""
@@ -80,6 +91,8 @@ class Options:
             "rules": [r.name for r in rules],
             "settings": {k: dict(v) for k, v in self.settings.items()},
             "force": list(self.force),
+            "insist": list(self.insist),
+            "objective": self.objective,
             "min_speedup": self.min_speedup,
             "time_budget": self.time_budget,
             "rtol": self.rtol,
@@ -142,6 +155,9 @@ class _Tuning:
         binding = bind_sizes(original, options.sizes)
         self.sizes = binding.sizes
         self.notes = [*binding.assumed, *notes_on(options.ranges)]
+        if options.objective == "throughput":
+            self.sizes, free = with_batch(original, binding.sizes, options.sizes, BATCH)
+            self.notes.append(f"measured at batch {BATCH}" if free else "measured at the batch that the model fixes")
         self.rule_settings = self._rule_settings()
         self.timer = Timer(target, cache, options.seed, time.monotonic() + options.time_budget)
         self.seconds: Counter[str] = Counter()
@@ -329,18 +345,22 @@ class _Tuning:
         """The model after calibrated rewrites that passed the gate; None when there is none that pays."""
         before = apply(base, [s.proposal for s in steps])
         facts = self._facts(before)
+        timed, slow = self._timed(facts, propose_levels(facts, self.calibrated, self.rule_settings))
         with self._stage("judge"):
+            tell = lambda done, total: self.notify("running the model on the calibration data", done, total)  # noqa: E731
+            levels = [t.level for t in (*timed, *slow)]
+            tail = tail_of(facts, levels, calibration.data, self.target, tell) if levels else None
             judge = Judge(
-                self.original,
-                calibration.data,
+                self.original if tail is None else tail.facts.model,
+                calibration.data if tail is None else tail.data,
                 self.target,
                 metric=calibration.metric,
                 confidence=calibration.confidence,
-                notify=lambda done, total: self.notify("running the original on the calibration data", done, total),
+                notify=tell,
             )
             latency = self.timer.latency(before, self.sizes)
-            search = Search(before, facts, judge, calibration, self.target, self.options.seed, latency, self.notify)
-        timed = self._timed(facts, propose_levels(facts, self.calibrated, self.rule_settings))
+            seen = facts if tail is None else tail.facts
+            search = Search(seen, judge, calibration, self.target, self.options.seed, latency, self.notify, tail)
         found = None
         with self._stage("fit"):
             for point in search.passing(timed):
@@ -348,6 +368,20 @@ class _Tuning:
                 self.fronts = summary(search, point if found else None)
                 if found is not None:
                     break
+            if found is None and self.options.insist:
+                asked = search.insisted([t for t in [*timed, *slow] if t.level.rule in self.options.insist])
+                if asked is None:
+                    self.notes.append(
+                        f"{', '.join(self.options.insist)}: no layer can take the form that was asked for"
+                    )
+                elif any(o.timed.level.rule in self.options.force for o in asked.options):
+                    found = self._with(base, steps, asked, forced=True)
+                    self.fronts = summary(search, asked)
+                elif not search.open(asked):
+                    self.fronts = summary(search, asked, refused=True)
+                    return self._finish(self.original, "over budget", None, [], [])
+                else:
+                    self.notes.append("the form that was asked for keeps the budget, but is not faster here")
         self.fronts = self.fronts or summary(search, None)
         for item in timed:
             if found is None or item.level.identity not in found[0].identity:
@@ -357,26 +391,32 @@ class _Tuning:
         point, result, comparison, kept = found
         wholes = [k for k, _ in self.wholes]
         enough = comparison is not None and comparison.speedup >= self.options.min_speedup
-        return self._finish(result, "faster" if enough else "forced", comparison, wholes, kept)
+        otherwise: Status = "smaller" if self.options.objective == "size" else "forced"
+        return self._finish(result, "faster" if enough else otherwise, comparison, wholes, kept)
 
-    def _timed(self, facts: Facts, said: Sequence[Level | Decline]) -> list[Timed]:
-        """The levels that are faster, unfitted, on their regions."""
+    def _timed(self, facts: Facts, said: Sequence[Level | Decline]) -> tuple[list[Timed], list[Timed]]:
+        """The levels that are faster, unfitted, on their regions; and those that are not, but are insisted on."""
         self.outcomes += [d for d in said if isinstance(d, Decline)]
         levels = [level for level in said if isinstance(level, Level)]
         found: list[Timed] = []
+        slow: list[Timed] = []
         for i, level in enumerate(levels):
             self.notify(f"measuring {level.rule}", i, len(levels))
             with self._stage("measure"):
                 trial = self.timer.region(facts, level.unfitted)
-            if trial.comparison is not None and trial.comparison.verdict == "faster":
-                found.append(Timed(level, trial.comparison))
+            small = _freed(facts, level.unfitted) if self.options.objective == "size" else None
+            good = "faster" if small is None else ("faster", "no measurable change")
+            if trial.comparison is not None and trial.comparison.verdict in good:
+                found.append(Timed(level, trial.comparison, small))
             else:
                 reason = trial.problem or _no_gain(trial.comparison)
                 self._reject(level.unfitted, "measure", reason, trial.comparison)
-        return found
+                if level.rule in self.options.insist and trial.comparison is not None:
+                    slow.append(Timed(level, trial.comparison, small))
+        return found, slow
 
     def _with(
-        self, base: Model, steps: list[Step], point: Point
+        self, base: Model, steps: list[Step], point: Point, *, forced: bool = False
     ) -> tuple[Point, Model, Comparison | None, list[Step]] | None:
         """The point's rewrites, exact ones again on top, timed: against what exact rewrites alone give, and the
         original. None when they do not pay."""
@@ -390,6 +430,11 @@ class _Tuning:
         both = [s for i, s in enumerate(both) if i not in idle]
         middle = apply(base, [s.proposal for s in both])
         outer, self.verifier = self.verifier, self._verifier(middle)
+        broken = outer.unlike(self.verifier)
+        if broken:
+            self.verifier = outer
+            self.notes.append(f"a set of calibrated rewrites was dropped: {broken}")
+            return None
         try:
             after = self._rounds(middle, [], self.rules)
             after = [s for i, s in enumerate(after) if i not in prune_enabling(after)]
@@ -403,8 +448,11 @@ class _Tuning:
             bought = timer.models(exact, result, self.sizes, MODEL_PLAN).comparison
             last = self._last_word(result)
         pays = bought is not None and bought.verdict == "faster"
-        faster = last.comparison is not None and last.comparison.verdict == "faster"
-        if not (pays and faster):
+        best = last.comparison
+        faster = best is not None and best.verdict == "faster" and best.speedup >= self.options.min_speedup
+        if self.options.objective == "size":
+            pays, faster = tensor_bytes(result) < tensor_bytes(exact), not _slower(last.comparison)
+        if not (forced or (pays and faster)):
             return None
         return point, result, last.comparison, [*both, *after]
 
@@ -638,6 +686,15 @@ def _work(facts: Facts, proposal: Proposal) -> int:
     return sum(macs(facts, n) for n in nodes) + WRITTEN * sum(written)
 
 
+def _freed(facts: Facts, proposal: Proposal) -> int:
+    """Bytes of weights that only the removed nodes read, less those of the new ones."""
+    removed = [facts.by_key[key] for key in proposal.removes]
+    inputs = {i for n in removed for i in n.inputs if i and facts.is_constant(i)}
+    own = (i for i in inputs if facts.why_not_private(i, proposal.removes) is None)
+    before = sum(math.prod(facts.size(i) or (0,)) * (facts.dtype(i) or np.dtype(np.int8)).itemsize for i in own)
+    return before - proposal.fragment.nbytes
+
+
 def _slower(comparison: Comparison | None) -> bool:
     return comparison is not None and comparison.verdict == "slower"
 
@@ -667,7 +724,9 @@ def _node_change(before: onnx.ModelProto, after: onnx.ModelProto) -> str:
 
 def _summary(facts: Facts) -> ModelSummary:
     operators = Counter(n.op_type for n in facts.nodes)
-    return ModelSummary(len(facts.nodes), tensor_bytes(facts.model), total_macs(facts), dict(operators))
+    return ModelSummary(
+        len(facts.nodes), tensor_bytes(facts.model), total_macs(facts), dict(operators), peak_bytes(facts)
+    )
 
 
 def _untouched(model: Model, settings: Mapping[str, Any], options: Options) -> Report:

@@ -92,6 +92,21 @@ class Verifier:
     def cases(self) -> Sequence[str]:
         return [r.case.name for r in self._references]
 
+    def unlike(self, other: Verifier) -> str:
+        """Where another model's outputs are of another kind than the original's ("" nowhere): a case that it does not
+        run, another shape or type, values that are not finite where they were. Values themselves may differ."""
+        theirs = {r.case.name: r.outputs for r in other._references}
+        for reference in self._references:
+            if reference.case.name not in theirs:
+                return f"it does not run ({reference.case.name})"
+            for name, want in reference.outputs.items():
+                have = theirs[reference.case.name].get(name)
+                if have is None or have.shape != want.shape or have.dtype != want.dtype:
+                    return f"output '{name}' has another shape or type ({reference.case.name})"
+                if want.dtype.kind == "f" and bool((np.isfinite(want) & ~np.isfinite(have)).any()):
+                    return f"output '{name}' is not finite where it was ({reference.case.name})"
+        return ""
+
     def verify(self, candidate: Model) -> Verdict:
         """Compare the candidate with the original on all cases at both optimisation levels."""
         worst = 0.0

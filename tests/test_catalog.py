@@ -152,7 +152,7 @@ def test_a_card_that_is_not_there_or_not_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("card", "code", "message"),
     [
-        (CARD + PATTERN, "x = 1", "must define exactly one of rewrite, propose, transform (it has none)"),
+        (CARD + PATTERN, "x = 1", "must define exactly one of rewrite, propose, transform, levels (it has none)"),
         (CARD + PATTERN, CODE + "def propose(f, s): pass\n", "(it has rewrite, propose)"),
         (CARD, CODE, "needs a [pattern]"),
         (CARD + PATTERN, "def propose(f, s): return []\n", "needs a [pattern]"),

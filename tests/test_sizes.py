@@ -7,7 +7,8 @@ import pytest
 
 from onnxtune.errors import ModelError, UsageError
 from onnxtune.model import Model
-from onnxtune.sizes import bind, parse_shapes
+from onnxtune.sizes import bind, parse_shapes, with_batch
+from onnxtune.testing import model_of
 
 
 def model(*inputs: str) -> Model:
@@ -108,3 +109,11 @@ def test_what_is_no_tensor_cannot_be_fed() -> None:
     found.proto.graph.input[0].type.CopyFrom(sequence)
     with pytest.raises(ModelError, match=r"m\.onnx: input 'x' is not a tensor"):
         bind(found)
+
+
+def test_a_batch_for_throughput_where_the_model_leaves_it_open() -> None:
+    text = "g (float[N, 3] x, float[1, 3] z) => (float[N, 3] y) { y = Add (x, z) }"
+    opened = Model(model_of(text, {}))
+    sizes = bind(opened).sizes
+    assert with_batch(opened, sizes, {}, 32) == ({"x": (32, 3), "z": (1, 3)}, True)
+    assert with_batch(opened, sizes, {"x": (1, 3)}, 32) == ({"x": (1, 3), "z": (1, 3)}, False)

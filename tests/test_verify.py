@@ -221,3 +221,19 @@ def test_empty_outputs() -> None:
 def test_model_of_checks_what_this_file_leaves_open() -> None:
     with pytest.raises(onnx.checker.ValidationError):
         model_of("g (float[2] x) => (float[2] y) { y = Odd (x) }")
+
+
+def test_unlike_sees_kinds_and_not_values() -> None:
+    """What holds of a model that is only to be about the same."""
+    text = "g (float[N, 2, H, 4] x) => (float[N, 2, A, B] y) { y = %s }"
+
+    def verifier(body: str, weights: dict[str, np.ndarray] | None = None) -> Verifier:
+        model = Model(model_of(text % body, weights))
+        sizes = {"x": (1, 2, 4, 4)}
+        return Verifier(model, Facts(model, sizes), cases(model, sizes), Target(threads=1))
+
+    original = verifier("Relu (x)")
+    assert original.unlike(verifier("Sigmoid (x)")) == ""
+    assert "another shape" in original.unlike(verifier("MaxPool <kernel_shape = [2, 2]> (x)"))
+    assert "not finite" in original.unlike(verifier("Div (x, zero)", {"zero": np.zeros(1, np.float32)}))
+    assert "does not run" in original.unlike(verifier("Add (x, one)", {"one": np.ones((1, 2, 4, 4), np.float32)}))

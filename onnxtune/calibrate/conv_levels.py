@@ -21,7 +21,7 @@ from onnxtune.fragment import Builder
 from onnxtune.proposal import Decline, Fragment, Proposal
 from onnxtune.windows import Window
 
-ROUGH, THOROUGH = 3, 25
+ROUGH, THOROUGH = 3, 12
 """Iterations of a fit."""
 FormsOf = Callable[[Window], Iterable[Form]]
 

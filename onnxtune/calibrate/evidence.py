@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,14 @@ from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.layer import Layer
 from onnxtune.calibrate.moments import MOST_COLUMNS, Accumulator, Moments, Reservoir
 from onnxtune.calibrate.patches import patches, sample_positions, values
+from onnxtune.feeds import Feeds
 from onnxtune.model import Model
 from onnxtune.runtime import Session, Target
 
 ROWS_PER_COLUMN = 8
 """Rows wanted for each column of the covariance; the held-out error still falls a little beyond."""
 FEWEST_ROWS, MOST_ROWS = 4096, 40000
-KEPT_ROWS = 4096
+KEPT_ROWS, KEPT_BYTES = 4096, 2**28
 """Size of the sample of rows."""
 BATCH_BYTES = 2**25
 
@@ -29,19 +31,25 @@ BATCH_BYTES = 2**25
 class Evidence:
     """`moments` of x (d columns) and y (J columns); `x` (n, d), `y` (n, J): a uniform sample of the rows.
 
-    `out_size`: height and width of the layer's output map, () for matrices.
+    A layer that is too wide for a covariance has the sample alone: `gathered` is None, and its moments must not be
+    asked for. `out_size`: height and width of the layer's output map, () for matrices.
     """
 
-    moments: Moments
+    gathered: Moments | None
     x: NDArray[Any]
     y: NDArray[Any]
     out_size: tuple[int, ...]
     seed: int
 
+    @property
+    def moments(self) -> Moments:
+        assert self.gathered is not None, "a layer this wide has no moments"
+        return self.gathered
+
 
 def too_large(layer: Layer) -> str | None:
     """Why a layer's covariance cannot be held, None when it can."""
-    if layer.columns <= MOST_COLUMNS:
+    if not layer.wide:
         return None
     return f"its rows have {layer.columns} columns, more than the {MOST_COLUMNS} of which a covariance is kept"
 
@@ -60,24 +68,43 @@ def gather(
 
     Only the batch at hand is in memory. Positions of patches are drawn with the seed, the same in both models.
     """
-    sources = [Session(exposing(student, [layer.x]), target), Session(exposing(teacher, [layer.y]), target)]
+    answer = layer.x if layer.wide else layer.y  # a wide layer is not run: its weights are held already
+    if student is teacher:
+        views = [_view(teacher, [layer.x, answer], target)] * 2
+    else:
+        views = [_view(student, [layer.x], target), _view(teacher, [answer], target)]
     random = np.random.default_rng(seed)
-    found, kept = Accumulator(layer.columns, layer.outputs), Reservoir(KEPT_ROWS, seed)
+    found = None if layer.wide else Accumulator(layer.columns, layer.outputs)
+    kept = Reservoir(min(KEPT_ROWS, KEPT_BYTES // (4 * (layer.columns + layer.outputs))), seed)
     wanted = int(np.clip(ROWS_PER_COLUMN * layer.columns, FEWEST_ROWS, MOST_ROWS))
     per_image = -(-wanted // len(indices))
     done, size, out_size = 0, 1, ()
     while done < len(indices):
         for chosen, feeds, count in data.batches(indices[done : done + size], size):
-            x, y = (s.run(feeds, [name])[name][:count] for s, name in zip(sources, (layer.x, layer.y), strict=True))
+            seen = views[0](feeds)
+            x, y = seen[layer.x][:count], (seen if views[1] is views[0] else views[1](feeds))[answer][:count]
             rows, answers = _rows(layer, x, y, per_image, random)
-            found.add(rows, answers)
+            if layer.wide:
+                answers = answers.astype(np.float32) @ layer.weight.T + layer.bias
+            if found is not None:
+                found.add(rows, answers)
             kept.add(rows.astype(np.float32), answers.astype(np.float32))
             done += len(chosen)
             out_size = tuple(y.shape[2:]) if layer.window is not None else ()
             row_bytes = (x.nbytes + y.nbytes + rows.nbytes * 2) // max(count, 1)
         notify(done, len(indices))
         size = max(1, min(64, BATCH_BYTES // max(row_bytes, 1)))
-    return Evidence(found.finish(), *kept.rows, out_size, seed)
+    if layer.wide:  # large sessions are not left to the garbage collector's own time
+        views.clear()
+        gc.collect()
+    return Evidence(None if found is None else found.finish(), *kept.rows, out_size, seed)
+
+
+def _view(model: Model, tensors: list[str], target: Target) -> Callable[[Feeds], Mapping[str, NDArray[Any]]]:
+    """What shows these tensors for feeds; those that are fed need no run."""
+    made = [t for t in dict.fromkeys(tensors) if t not in {v.name for v in model.inputs}]
+    session = Session(exposing(model, made), target) if made else None
+    return lambda feeds: {**feeds, **({} if session is None else session.run(feeds, made))}
 
 
 def _rows(

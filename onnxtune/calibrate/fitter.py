@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,18 +32,19 @@ class Fitter:
     target: Target
     seed: int
     notify: Notify
+    _last: dict[str, Evidence] = field(default_factory=dict)
+    """What the layer that was looked at last sees in the unchanged network."""
 
     def alone(self, levels: Sequence[Level], indices: Indices) -> list[Fitted]:
-        """Rough fits of levels of one layer, each to the unchanged network. What the layer sees is looked at once."""
-        evidence: Evidence | None = None
+        """Rough fits of levels of one layer, each to the unchanged network."""
         found = []
         for level in levels:
 
             def fresh(level: Level = level) -> Fitted:
-                nonlocal evidence
-                if evidence is None:
-                    evidence = self._gather(level, self.teacher, indices)
-                return level.fit(evidence, True)
+                if level.layer.key not in self._last:
+                    self._last.clear()
+                    self._last[level.layer.key] = self._gather(level, self.teacher, indices)
+                return level.fit(self._last[level.layer.key], True)
 
             found.append(self._known(level, self.teacher, indices, fresh, rough=True))
         return found

@@ -8,14 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxtune.calibrate.moments import MOST_COLUMNS
 from onnxtune.convolution import convolution
 from onnxtune.facts import Facts, Node
 from onnxtune.windows import Window
 
+WIDE = 2048
+"""Columns beyond which a matrix product, of which each image gives one row only, is fitted from a sample of rows."""
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """`weight` (J, d) float64, `bias` (J,) float64, both rounded to `dtype` when written.
+    """`weight` (J, d) float64 (of its own type where the layer is `wide`), `bias` (J,) float64, both rounded to
+    `dtype` when written.
 
     With a `window`, x is a map (N, C, *map), its rows are the patches under the window in the order of
     Conv's weights, and `kernel` is (J, C, *kernel). Without one, x is a matrix (N, d), or a map that is
@@ -26,7 +31,7 @@ class Layer:
     key: str
     x: str
     y: str
-    weight: NDArray[np.float64]
+    weight: NDArray[np.floating[Any]]
     bias: NDArray[np.float64]
     dtype: np.dtype[Any]
     window: Window | None = None
@@ -37,11 +42,16 @@ class Layer:
         return int(self.weight.shape[1])
 
     @property
+    def wide(self) -> bool:
+        """Is it too wide for a covariance of its rows? Then a sample of the rows is all that is known of them."""
+        return self.columns > (MOST_COLUMNS if self.window is not None else WIDE)
+
+    @property
     def outputs(self) -> int:
         return int(self.weight.shape[0])
 
     @property
-    def kernel(self) -> NDArray[np.float64]:
+    def kernel(self) -> NDArray[np.floating[Any]]:
         """(J, C, *kernel) of a layer with a window."""
         assert self.window is not None, "only convolutions have a kernel"
         return self.weight.reshape(self.outputs, -1, *self.window.kernel)

@@ -43,6 +43,11 @@ class Level:
     """Those of the layer itself."""
 
     @property
+    def family(self) -> str:
+        """Levels that differ in size only: the rule's, of one form where it has several."""
+        return f"{self.rule} {self.settings.get('form', '')}"
+
+    @property
     def share(self) -> float:
         return self.macs / max(self.full_macs, 1)
 

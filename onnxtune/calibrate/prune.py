@@ -6,7 +6,8 @@ weights as they are now,
     error = tr W_G (P_GG)^-1 W_G^T        W <- W - W_G P_GG^-1 P_G:,   P <- P - P_:G P_GG^-1 P_G:
 
 (the surgeon's formula of Hassibi and Stork, 1993, for groups of columns and a squared error, where it is
-exact). Channels go one by one, the cheapest first. At the end the weights are computed afresh:
+exact). Channels go one by one (a few at once where there are very many), the cheapest first. At the end the weights
+are computed afresh:
 
     W' = (C_yx)_:K (C_KK)^-1,     b' = mean y - W' mean x_K
 """
@@ -23,6 +24,9 @@ from onnxtune.calibrate.covariance import ridge as with_ridge
 from onnxtune.calibrate.covariance import suggested_ridge
 from onnxtune.calibrate.moments import Array, Moments
 from onnxtune.calibrate.solve import solve_right
+
+ROUNDS = 64
+"""No more rounds of removal than about this: each one updates the whole precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +49,16 @@ def cheapest(weight: Array, moments: Moments, remove: int, *, ridge: float | Non
     precision = np.linalg.inv(_regular(moments, ridge))
     current = weight.reshape(len(weight), -1).astype(np.float64)
     left = np.arange(channels)
-    for _ in range(remove):
+    at_once = max(1, channels // ROUNDS)
+    while len(left) > channels - remove:
         each = np.arange(len(left))
         blocks = precision.reshape(len(left), taps, len(left), taps)[each, :, each, :]  # (left, taps, taps)
         columns = current.reshape(len(weight), len(left), taps).transpose(1, 2, 0)  # (left, taps, O)
         costs = (columns * np.linalg.solve(blocks, columns)).sum((1, 2))
-        gone = int(np.argmin(costs))
-        group = slice(gone * taps, (gone + 1) * taps)
-        solved = np.linalg.solve(blocks[gone], precision[group])
-        stay = np.delete(np.arange(precision.shape[0]), np.arange(group.start, group.stop))
+        gone = np.sort(np.argsort(costs, kind="stable")[: min(at_once, len(left) - channels + remove)])
+        group = (gone[:, None] * taps + np.arange(taps)).ravel()
+        solved = np.linalg.solve(precision[np.ix_(group, group)], precision[group])
+        stay = np.delete(np.arange(precision.shape[0]), group)
         current = (current - current[:, group] @ solved)[:, stay]
         precision = (precision - precision[:, group] @ solved)[np.ix_(stay, stay)]
         left = np.delete(left, gone)

@@ -16,26 +16,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxtune.accuracy import Drop, parse_budget, unit
+from onnxtune.accuracy import parse_budget, unit
 from onnxtune.apply import apply
-from onnxtune.calibrate.dataset import Dataset, Splits, split
+from onnxtune.calibrate.dataset import Splits, split
 from onnxtune.calibrate.fitter import Fitter
 from onnxtune.calibrate.judge import Judge, joined
 from onnxtune.calibrate.level import Fitted, Level
-from onnxtune.calibrate.store import FitStore
+from onnxtune.calibrate.points import Calibration, Option, Point, Timed, described
+from onnxtune.calibrate.tail import Tail
 from onnxtune.choose import choose
-from onnxtune.compare import Comparison
 from onnxtune.costs import total_macs
 from onnxtune.facts import Facts
-from onnxtune.model import Model, tensor_bytes
+from onnxtune.model import tensor_bytes
 from onnxtune.proposal import overlap
 from onnxtune.runtime import Target
 
@@ -45,87 +44,37 @@ TRIES = 6
 """Sets that are refitted and judged on the way to the budget."""
 GATES = 3
 """Sets that are put before the gate, from the boldest on."""
+PROBE, FORMS = 0.25, 3
+"""Share of a layer's arithmetic at which its forms are compared, and how many of them go on."""
 PER_LAYER = 6
 """Levels of a layer whose harm is measured."""
 LEAST_GAIN = 0.004
 """A level must save at least this share of the model's latency to be worth its harm."""
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """What the user allows: `data`, and a loss of at most `max_drop` (as on the command line, such as "0.5%") of
-    `metric` (None: chosen by the outputs) at one-sided `confidence`."""
+class _Sets:
+    """What sets can be made of: gains, harms, which options exclude each other; `scale`: the share of the budget
+    that a set was chosen for."""
 
-    data: Dataset
-    max_drop: str
-    metric: str | None = None
-    confidence: float = 0.9
-    store: FitStore = field(default_factory=lambda: FitStore(None))
+    def __init__(self, options: Sequence[Option]) -> None:
+        self.options = options
+        self.gain, self.harm = [o.timed.gain for o in options], [o.harm for o in options]
+        count = range(len(options))
+        self.conflicts = [{j for j in count if j != i and _conflict(options[i], options[j])} for i in count]
+        self.scale: dict[frozenset[str], float] = {}
 
-    @cached_property
-    def digest(self) -> str:
-        return self.data.digest()
+    def within(self, harm: float) -> frozenset[int]:
+        return choose(self.gain, self.harm, self.conflicts, harm)
 
-    def record(self) -> dict[str, Any]:
-        """The settings that decide the result, as plain data."""
-        return {
-            "source": Path(self.data.source).name,
-            "samples": self.data.count,
-            "sha256": self.digest,
-            "max_drop": self.max_drop,
-            "metric": self.metric,
-            "confidence": self.confidence,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Timed:
-    """A level that is faster, with its region's comparison."""
-
-    level: Level
-    comparison: Comparison
-
-    @property
-    def saved(self) -> float:
-        return self.comparison.saved
-
-
-@dataclass(frozen=True, eq=False)
-class Option:
-    """A level that was fitted alone: error of its layer, harm to the network."""
-
-    timed: Timed
-    error: float
-    harm: float
-
-
-@dataclass(frozen=True, eq=False)
-class Point:
-    """A set of levels, refitted in order: `model` is what comes out, `latency` (s) as the regions promise.
-
-    `drop` on the select split; `gate` on samples that neither fit nor choice has seen, None when not asked.
-    """
-
-    options: tuple[Option, ...]
-    fitted: tuple[Fitted, ...]
-    model: Model
-    latency: float
-    macs: int
-    bytes: int
-    drop: Drop
-    gate: Drop | None = None
-    veto: Drop | None = None
-
-    @property
-    def identity(self) -> frozenset[str]:
-        return frozenset(o.timed.level.identity for o in self.options)
+    def identity(self, chosen: frozenset[int]) -> frozenset[str]:
+        return frozenset(self.options[i].timed.level.identity for i in chosen)
 
 
 @dataclass(eq=False)
 class Search:
-    """One search over the levels of one model. `teacher` is the model before any calibrated rewrite."""
+    """One search over the levels of one model. `facts` are of the model before any calibrated rewrite, or of its
+    `tail` where only that may change."""
 
-    teacher: Model
     facts: Facts
     judge: Judge
     calibration: Calibration
@@ -133,9 +82,13 @@ class Search:
     seed: int
     latency: float
     notify: Notify
+    tail: Tail | None = None
 
     def __post_init__(self) -> None:
+        self.teacher = self.facts.model
         data, store, digest = self.calibration.data, self.calibration.store, self.calibration.digest
+        if self.tail is not None:
+            data, digest = self.tail.data, self.tail.data.digest()
         self.budget = parse_budget(self.calibration.max_drop, self.judge.main.metric)
         self.splits: Splits = split(data.count, self.seed, classified=self.judge.classified, source=data.source)
         self.fitter = Fitter(self.teacher, data, digest, store, self.target, self.seed, self.notify)
@@ -144,18 +97,45 @@ class Search:
 
     def passing(self, timed: Sequence[Timed]) -> Iterator[Point]:
         """Sets that pass the gate, the boldest first. All that were tried are in `points`."""
-        options = self._options([t for t in timed if t.saved > LEAST_GAIN * self.latency])
+        options = self._options([t for t in timed if t.gain > self._least(t)])
         if not options:
             return
-        self._approach(options)
-        bold = sorted((p for p in self.points if self._promises(p)), key=lambda p: p.latency)
-        for point in bold[:GATES]:
+        sets = _Sets(options)
+        self._approach(sets)
+        bold = sorted((p for p in self.points if self._promises(p)), key=lambda p: -p.gain)
+        for point in chain(bold[:GATES], self._careful(sets)):
             judged = self._gated(point)
             self.points[self.points.index(point)] = judged
-            if judged.gate is not None and judged.veto is not None and self._open(judged):
+            if self.open(judged):
                 yield judged
 
-    def _open(self, point: Point) -> bool:
+    def _careful(self, sets: _Sets) -> Iterator[Point]:
+        """Sets for smaller and smaller budgets of harm, where the gate has let none pass."""
+        scale = min(sets.scale.values(), default=1.0)
+        for _ in range(GATES):
+            scale /= 2
+            chosen = sets.within(scale * self.budget)
+            if chosen and not any(p.identity == sets.identity(chosen) for p in self.points):
+                yield self._tried(sets, chosen, scale)
+
+    def _least(self, timed: Timed) -> float:
+        return LEAST_GAIN * (self.latency if timed.freed is None else self.costs(self.facts)[1])
+
+    def insisted(self, timed: Sequence[Timed]) -> Point | None:
+        """What levels that the user insists on really cost: of each layer the least harmful, before the gate."""
+        best: dict[str, Option] = {}
+        for option in self._options(timed):
+            key = option.timed.level.layer.key
+            if key not in best or option.harm < best[key].harm:
+                best[key] = option
+        if not best:
+            return None
+        point = self._gated(self._point(list(best.values())))
+        self.points = [*(p for p in self.points if p.identity != point.identity), point]
+        return point
+
+    def open(self, point: Point) -> bool:
+        """Does the gate let the set pass?"""
         assert point.gate is not None, "asked before"
         assert point.veto is not None, "asked before"
         vetoed = point.veto.labelled_low is not None and point.veto.labelled_low > self.budget
@@ -170,15 +150,20 @@ class Search:
         found: list[Option] = []
         for number, items in enumerate(layers.values()):
             self.notify(f"fitting {items[0].level.layer.key}", number, len(layers))
-            fits = self.fitter.alone([item.level for item in items], self.splits.fit)
-            found += [self._option(item, fitted) for item, fitted in _front(list(zip(items, fits, strict=True)))]
+            probes = self._fits([i for i in items if i.level is _probe(items, i.level.family)])
+            forms = {item.level.family for item, _ in _front(probes)[-FORMS:]}  # the closest
+            fits = self._fits([i for i in items if i.level.family in forms])
+            found += [self._option(item, fitted) for item, fitted in _spread(_front(fits))]
         self._considered = {o.timed.level.identity: o for o in found}
         return found
+
+    def _fits(self, items: Sequence[Timed]) -> list[tuple[Timed, Fitted]]:
+        return list(zip(items, self.fitter.alone([i.level for i in items], self.splits.fit), strict=True))
 
     def why_not(self, timed: Timed) -> str:
         """Why a faster level is not in the set that was taken."""
         option = self._considered.get(timed.level.identity)
-        if timed.saved <= LEAST_GAIN * self.latency:
+        if timed.gain <= self._least(timed):
             return "saves too little to be worth any accuracy"
         if option is None:
             return "another level of the layer is faster and closer"
@@ -193,27 +178,27 @@ class Search:
 
     # --- sets --------------------------------------------------------------------------------
 
-    def _approach(self, options: Sequence[Option]) -> None:
+    def _approach(self, sets: _Sets) -> None:
         """Choose and refit sets for growing or shrinking budgets of harm."""
-        saved, harm = [o.timed.saved for o in options], [o.harm for o in options]
-        conflicts = [
-            {j for j in range(len(options)) if j != i and _conflict(options[i], options[j])}
-            for i in range(len(options))
-        ]
         low, high, scale = 0.0, math.inf, 1.0
         seen: dict[frozenset[int], bool] = {}
         for number in range(TRIES):
-            chosen = choose(saved, harm, conflicts, scale * self.budget)
+            chosen = sets.within(scale * self.budget)
             if chosen and chosen not in seen:
                 self.notify(f"refitting set {number + 1} of at most {TRIES}", number, TRIES)
-                point = self._point([options[i] for i in sorted(chosen)])
-                self.points.append(point)
-                seen[chosen] = self._promises(point)
+                seen[chosen] = self._promises(self._tried(sets, chosen, scale))
             good = seen.get(chosen, True)
             low, high = (scale, high) if good else (low, scale)
-            if good and sum(harm) <= scale * self.budget:
+            if good and sum(sets.harm) <= scale * self.budget:
                 return
             scale = 2 * scale if math.isinf(high) else (low + high) / 2
+
+    def _tried(self, sets: _Sets, chosen: frozenset[int], scale: float) -> Point:
+        point = self._point([sets.options[i] for i in sorted(chosen)])
+        sets.scale[point.identity] = scale
+        self.points.append(point)
+        self.calibration.on_point(point)
+        return point
 
     def _promises(self, point: Point) -> bool:
         """Would the gate, with its many samples, find the drop within the budget if it is what it seems?"""
@@ -226,8 +211,12 @@ class Search:
         model, fitted = self.fitter.in_order([o.timed.level for o in options], self.splits.fit)
         drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select)
         latency = self.latency - sum(o.timed.saved for o in options)
-        macs = total_macs(Facts(model, self.facts.sizes))
-        return Point(tuple(options), fitted, model, latency, macs, tensor_bytes(model), drop)
+        return Point(tuple(options), fitted, model, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
+
+    def costs(self, facts: Facts) -> tuple[int, int]:
+        """Multiply-accumulates and bytes of weights of the whole model, of which the facts may know the tail only."""
+        first = (0, 0) if self.tail is None else (self.tail.macs, self.tail.bytes)
+        return first[0] + total_macs(facts), first[1] + tensor_bytes(facts.model)
 
     # --- the gate ----------------------------------------------------------------------------
 
@@ -249,16 +238,24 @@ class Search:
         return replace(point, gate=self.judge.drop(scores, indices), veto=self.judge.drop(final, self.splits.gate))
 
 
+def _probe(items: Sequence[Timed], family: str) -> Level:
+    """The level of a form that stands for it: about PROBE of the layer's arithmetic."""
+    levels = (i.level for i in items if i.level.family == family)
+    return min(levels, key=lambda level: abs(math.log(max(level.share, 1e-6) / PROBE)))
+
+
 def _front(fits: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:
-    """Those that no other beats in time saved and error, spread over the range of times."""
-    ordered = sorted(fits, key=lambda f: (-f[0].saved, f[1].error))
+    """Those that no other beats in time saved and error, the fastest first."""
     front: list[tuple[Timed, Fitted]] = []
-    for item in ordered:
+    for item in sorted(fits, key=lambda f: (-f[0].gain, f[1].error)):
         if not front or item[1].error < front[-1][1].error:
             front.append(item)
-    if len(front) <= PER_LAYER:
-        return front
-    keep = np.unique(np.linspace(0, len(front) - 1, PER_LAYER).round().astype(int))
+    return front
+
+
+def _spread(front: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:
+    """At most PER_LAYER of them, over the whole range of times."""
+    keep = np.unique(np.linspace(0, len(front) - 1, min(PER_LAYER, len(front))).round().astype(int))
     return [front[i] for i in keep]
 
 
@@ -267,10 +264,14 @@ def _conflict(first: Option, second: Option) -> bool:
     return one.layer.key == other.layer.key or overlap(one.unfitted, other.unfitted)
 
 
-def summary(search: Search, chosen: Point | None) -> dict[str, Any]:
-    """What the report says of a search: data, metric, budget, and every point that was tried."""
+def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> dict[str, Any]:
+    """What the report says of a search: data, metric, budget, and every point that was tried.
+
+    `refused`: the chosen set was insisted on, but costs too much to be written.
+    """
     factor, suffix = unit(search.judge.main.metric)
     taken = None if chosen is None else chosen.identity
+    macs, stored = search.costs(search.facts)
     points = sorted(search.points, key=lambda p: p.latency)
     gate = None if chosen is None else chosen.gate
     return {
@@ -278,21 +279,10 @@ def summary(search: Search, chosen: Point | None) -> dict[str, Any]:
         "splits": {"fit": len(search.splits.fit), "select": len(search.splits.select), "gate": len(search.splits.gate)},
         "plans": [asdict(p) for p in search.judge.plans],
         "budget": search.budget,
+        "refused": refused,
         "unit": {"factor": factor, "suffix": suffix},
         "gate": None if gate is None else {**asdict(gate), "needed_for_half": gate.needed(search.budget / 2)},
         "veto": None if chosen is None or chosen.veto is None else asdict(chosen.veto),
-        "exact": {"latency": search.latency, "bytes": tensor_bytes(search.teacher), "macs": total_macs(search.facts)},
-        "points": [_point_plain(p, chosen=p.identity == taken) for p in points],
-    }
-
-
-def _point_plain(point: Point, *, chosen: bool) -> dict[str, Any]:
-    return {
-        "latency": point.latency,
-        "macs": point.macs,
-        "bytes": point.bytes,
-        "drop": asdict(point.drop),
-        "gate": None if point.gate is None else asdict(point.gate),
-        "chosen": chosen,
-        "levels": [o.timed.level.title for o in point.options],
+        "exact": {"latency": search.latency, "bytes": stored, "macs": macs},
+        "points": [{**described(p), "chosen": p.identity == taken and not refused} for p in points],
     }

@@ -18,6 +18,8 @@ from google.protobuf.message import DecodeError
 from onnxtune.proposal import Fragment
 
 SUFFIX = ".fit"
+LARGE = 2**23
+"""Bytes of weights beyond which a fit that is in the folder is not held in memory too."""
 
 
 class FitStore:
@@ -26,14 +28,17 @@ class FitStore:
     def __init__(self, folder: Path | None, *, resume: bool = False) -> None:
         self.folder, self.resume = folder, resume
         self._memory: dict[str, tuple[Fragment, float]] = {}
+        self._written: set[str] = set()  # too large to hold: read again when wanted
 
     def get(self, key: str, make: Callable[[], tuple[Fragment, float]]) -> tuple[Fragment, float]:
         """The fragment and its error under this key, made where it is not known yet."""
-        found = self._memory.get(key) or (self._read(key) if self.resume else None)
+        found = self._memory.get(key) or (self._read(key) if self.resume or key in self._written else None)
         if found is None:
             found = make()
-            self._write(key, *found)
-        self._memory[key] = found
+            if self._write(key, *found) and found[0].nbytes > LARGE:
+                self._written.add(key)
+        if key not in self._written:
+            self._memory[key] = found
         return found
 
     def _path(self, key: str) -> Path | None:
@@ -51,10 +56,11 @@ class FitStore:
             return None  # it can be fitted again
         return Fragment(tuple(graph.node), tuple(graph.initializer)), error
 
-    def _write(self, key: str, fragment: Fragment, error: float) -> None:
+    def _write(self, key: str, fragment: Fragment, error: float) -> bool:
+        """Is it in the folder now?"""
         path = self._path(key)
         if path is None or fragment.aliases:
-            return
+            return False
         graph = onnx.GraphProto(name="fit", doc_string=json.dumps({"error": error}))
         graph.node.extend(fragment.nodes)
         graph.initializer.extend(fragment.initializers)
@@ -64,7 +70,8 @@ class FitStore:
             staged.write_bytes(graph.SerializeToString())
             staged.replace(path)
         except OSError:
-            return  # a folder that cannot be written costs a second fit, nothing else
+            return False  # a folder that cannot be written costs a second fit, nothing else
+        return True
 
 
 def fit_key(**parts: Any) -> str:

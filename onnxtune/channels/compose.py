@@ -71,6 +71,8 @@ class State:
 
     def resized(self, channels: Channels, counts: Integers, label: str) -> State:
         """With other numbers of channels, see axis.py. `channels`: an analysis of this graph."""
+        if all((counts[axis.ids] == 1).all() for axis in channels.axes.values()):
+            return self  # what changes stands in no tensor
         keys, fragment, renamed = resize_named(channels, counts, label, self.taken)
         after = self._applied(channels.facts, [Proposal("", "", keys, fragment)])
         before = {t: self.names.get(t, t) for t in {*self.names, *(renamed.keys() & self.first.names)}}

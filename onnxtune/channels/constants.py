@@ -167,7 +167,8 @@ def _operand(facts: Facts, node: Node, name: str, of: Of, axis: Axis) -> Vector:
     """(channels,) values of an operand per channel of the output, whose axis is given."""
     role, constant, size = operand(facts, node, name, axis.dim), facts.constant(name), len(axis.ids)
     if constant is None:
-        return of(name) if role == "channels" else np.full(size, np.nan)
+        known = of(name) if role == "channels" else np.empty(0)
+        return known if len(known) == size else np.full(size, np.nan)  # else its axis is cut into other channels
     values = constant.astype(np.float64)
     if role == "per channel":
         own = aligned(facts, node.outputs[0], name, axis.dim)

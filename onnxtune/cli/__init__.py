@@ -74,7 +74,10 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         _say(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _say("interrupted; nothing was written", INTERRUPTED)
+        again = (
+            "; the same command with --resume goes on without fitting again" if "--calibration-data" in words else ""
+        )
+        _say(f"interrupted; nothing was written{again}", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
         sys.exit(0)

@@ -42,6 +42,20 @@ from onnxtune.cli.options import (
 )
 @option("--force-rules", multiple=True, metavar="RULE", help="Keep this rule's rewrites even when they are not faster.")
 @option(
+    "--head",
+    default="auto",
+    type=click.Choice(["auto", "gap", "pyramid", "maps", "low_rank"]),
+    help="Form of fully connected layers to insist on, with calibration data. Over --max-drop nothing is written,"
+    " unless --force-rules replace_fc_head is given.",
+)
+@option(
+    "--objective",
+    default="latency",
+    type=click.Choice(["latency", "size", "throughput"]),
+    help="What calibrated rewrites are chosen by: time, bytes of weights, or (all rewrites) time of a batch of 32.",
+)
+@option("--dynamic-size", is_flag=True, help="Leave height and width of the images open, where the result allows it.")
+@option(
     "--pad-channels",
     metavar="POLICY",
     help="Channel counts to pad to: auto, multiple:N or pow2 [default: auto].",
@@ -106,6 +120,9 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
             plugins=flags["plugins"],
             settings=_settings(ctx, flags),
             force_rules=words(flags["force_rules"]),
+            head=flags["head"],
+            objective=flags["objective"],
+            dynamic_size=flags["dynamic_size"],
             calibration_data=flags["calibration_data"],
             labels=flags["labels"],
             preprocess={**ctx.meta.get("onnxtune.preprocess", {}), **_given(flags, PREPROCESS)},
@@ -113,6 +130,7 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
             max_drop=flags["max_drop"],
             confidence=flags["confidence"],
             resume=flags["resume"],
+            pareto=flags["pareto"],
             min_speedup=flags["min_speedup"],
             rtol=flags["rtol"],
             atol=flags["atol"],
@@ -121,7 +139,8 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
             cache=flags["cache"],
             notify=notify,
         )
-    if not flags["dry_run"]:
+    over = result.report.status == "over budget"
+    if not (flags["dry_run"] or over):
         result.save(target, external=True if flags["save_as_external_data"] else None)
     if json_file == "-":
         click.echo(result.report.to_json())
@@ -130,10 +149,24 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
     if not flags["quiet"] and json_file != "-":
         from onnxtune.render.terminal import show
 
-        show(result.report, None if flags["dry_run"] else target, verbose=flags["verbose"])
+        show(result.report, None if flags["dry_run"] or over else target, verbose=flags["verbose"])
+    if over:
+        raise GateError(_over(model, flags["head"], flags["max_drop"], result.report))
     if flags["strict"] and not _reached(result.report, flags["min_speedup"]):
         raise GateError(f"{model}: no speed-up of at least {flags['min_speedup']:g} was found (--strict)")
     return 0
+
+
+def _over(model: Path, head: str, allowed: str, report: Report) -> str:
+    """What a form that was insisted on costs, and what to do about it."""
+    found = report.calibration or {}
+    factor, suffix = found["unit"]["factor"], found["unit"]["suffix"]
+    gate = found["gate"]
+    loss, bound = (f"{factor * gate[k]:.2f}{suffix}" for k in ("estimate", "bound"))
+    return (
+        f"{model}: --head {head} costs {loss} of {gate['metric']} (at most {bound}), over --max-drop {allowed}: nothing"
+        " was written; --force-rules replace_fc_head writes it all the same, --head auto looks for a form that fits"
+    )
 
 
 def _given(flags: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

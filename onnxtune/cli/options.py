@@ -102,6 +102,9 @@ def calibration_options(command: F) -> F:
                 help="One-sided confidence with which the loss must lie within --max-drop.",
             ),
             option("--resume", is_flag=True, help="Use the fits that an interrupted run left in the cache folder."),
+            option(
+                "--pareto", metavar="DIR", help="Write the models of the front of latency and loss into this folder."
+            ),
             option("--resize", metavar="N|HxW", help="Images: shorter side, or height x width, in pixels."),
             option("--crop", metavar="N|HxW", help="Images: centre crop in pixels, after resizing."),
             option("--scale", metavar="S", help="Images: factor for pixels from 0 to 255 [default: 1/255]."),

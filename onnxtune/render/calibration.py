@@ -27,8 +27,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     values = ""
     if gate["before"] is not None:
         values = f" ({_amount(found, gate['before'])} -> {_amount(found, gate['after'])})"
+    style = "bold red" if gate["bound"] > found["budget"] else "bold"
     yield (
-        f"[bold]Loss of {escape(gate['metric'])}: {_amount(found, gate['estimate'])}, at most"
+        f"[{style}]Loss of {escape(gate['metric'])}: {_amount(found, gate['estimate'])}, at most"
         f" {_amount(found, gate['bound'])}[/] at {gate['confidence']:.0%} confidence, on {gate['samples']} samples"
         f" that neither fit nor choice has seen{values}"
     )

@@ -17,7 +17,7 @@ from onnxtune.compare import Comparison
 from onnxtune.render import calibration
 from onnxtune.render.classes import RULE as CLASSES
 from onnxtune.render.classes import ClassRow, channel_classes
-from onnxtune.report import Kept, ModelSummary, Rejected, Report, Rewrite
+from onnxtune.report import Kept, Rejected, Report, Rewrite
 
 ENABLING = "lets other rules fire"
 SHOWN = 12
@@ -48,8 +48,9 @@ def show(report: Report, written: Path | None, *, verbose: int = 0, console: Con
     if report.verification.get("cases"):
         error = report.verification["largest_relative_error"]
         cases = len(report.verification["cases"])
+        what = "Exact rewrites verified" if report.calibration else "Verified"
         out.print(
-            f"Verified: {cases} kinds of input, ONNX Runtime unoptimised and as deployed;"
+            f"{what}: {cases} kinds of input, ONNX Runtime unoptimised and as deployed;"
             f" largest relative difference {error:.1e}"
         )
     if written is not None:
@@ -61,9 +62,13 @@ def headline(report: Report) -> str:
     name, comparison = escape(report.model), report.comparison
     if report.status == "already tuned":
         return f"[bold]{name}[/]: already tuned under these settings; nothing to do"
+    if report.status == "over budget":
+        return f"[bold]{name}[/]: [bold red]not written[/], what was asked for costs more than --max-drop allows"
     if report.status == "nothing to gain" or comparison is None:
         extra = f" (best attempt {ratio(comparison)})" if comparison else ""
         return f"[bold]{name}[/]: nothing to gain, the original is kept{extra}"
+    if report.status == "smaller":
+        return f"[bold]{name}[/]: [bold green]weights {_bytes(report, 'weight_bytes')}[/], {ratio(comparison)} in time"
     colour = "green" if comparison.verdict == "faster" else "red"
     threads = report.settings.get("threads", 0)
     where = f"{report.environment['provider'].removesuffix('ExecutionProvider')}, {report.environment['device']}"
@@ -85,7 +90,9 @@ def milliseconds(samples: np.ndarray) -> str:
 
 def _sizes(report: Report, out: Console) -> None:
     if report.kept:
-        out.print(f"Nodes {_change(report, 'nodes')}, weights {_bytes(report)}, MACs {_change(report, 'macs')}")
+        memory = f", peak memory {_bytes(report, 'peak_bytes')}" if report.before.peak_bytes else ""
+        weights = f"weights {_bytes(report, 'weight_bytes')}"
+        out.print(f"Nodes {_change(report, 'nodes')}, {weights}, MACs {_change(report, 'macs')}{memory}")
 
 
 def _change(report: Report, field: str) -> str:
@@ -93,11 +100,9 @@ def _change(report: Report, field: str) -> str:
     return f"{was:,} -> {now:,}" if was != now else f"{was:,}"
 
 
-def _bytes(report: Report) -> str:
-    def megabytes(summary: ModelSummary) -> str:
-        return f"{summary.weight_bytes / 1e6:.2f}"
-
-    return f"{megabytes(report.before)} -> {megabytes(report.after)} MB"
+def _bytes(report: Report, field: str) -> str:
+    was, now = (f"{getattr(s, field) / 1e6:.2f}" for s in (report.before, report.after))
+    return f"{was} -> {now} MB"
 
 
 def _kept(kept: tuple[Kept, ...], limit: int) -> Table:

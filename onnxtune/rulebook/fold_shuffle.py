@@ -99,6 +99,8 @@ def _before(facts: Facts, found: Shuffle, growth: int) -> Proposal | No:
             return No(f"'{tensor}' is a graph input")
         if reason := facts.why_not_private(tensor, removes):
             return No(reason)
+        if facts.channels(tensor) != len(found.order) or node.is_op("Concat", "Split"):
+            return No(f"'{tensor}' is made by {node.op_type} of other channels")
         removes.add(node.key)
         ready = weights(facts, node, node.input(0), found.order, growth, rows=True)
         if ready is not None:

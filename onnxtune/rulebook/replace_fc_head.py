@@ -7,6 +7,15 @@
               activation between Conv and Flatten works on each element, so it can follow the Gemm.
 
 Weights are summed in float64 and rounded once; weights that other nodes share stay as they are.
+
+With calibration data, gentler to more radical, for y = W x + b with mean mu and covariance C of x:
+
+    low rank  Q = leading eigenvectors of W C W^T: y = Q (Q^T W x) + b + (W - Q Q^T W) mu
+    pooled    P x for x: means over a few cells of the map, learned maps, or the mean over all of it;
+              W' = W C P^T (P C P^T)^-1, b' = b + (W - W' P) mu
+
+What follows the layer stays. The known W is projected; no label or logit is regressed, so a few hundred images
+are enough (C is shrunk by Ledoit and Wolf).
 """
 
 from __future__ import annotations
@@ -17,6 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxtune.calibrate.head_levels import head_levels
+from onnxtune.calibrate.level import Level
 from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
 from onnxtune.heads import FlatMap, Linear, flat_map, gemm, global_mean, linear
@@ -36,6 +47,10 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
             answer = _product(facts, flat_map(facts, node))
         if answer is not None:
             yield Decline(RULE, node.key, str(answer)) if isinstance(answer, No) else answer
+
+
+def levels(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Level | Decline]:
+    yield from head_levels(facts, settings, RULE)
 
 
 def _pooled(

@@ -16,7 +16,8 @@ from smallnet import classifier, images, write_data
 from onnxtune.calibrate.dataset import Dataset, open_dataset
 from onnxtune.calibrate.judge import Judge
 from onnxtune.calibrate.level import Level
-from onnxtune.calibrate.search import Calibration, Point, Search, Timed, summary
+from onnxtune.calibrate.points import Calibration, Point, Timed
+from onnxtune.calibrate.search import Search, summary
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog
 from onnxtune.compare import Comparison
@@ -57,7 +58,7 @@ def timed_levels(model: Model) -> tuple[Facts, list[Timed]]:
 def search_of(model: Model, facts: Facts, data: Dataset, max_drop: str, store: FitStore | None = None) -> Search:
     judge = Judge(model, data, Target(threads=1))
     calibration = Calibration(data, max_drop, None, 0.9, store or FitStore(None))
-    return Search(model, facts, judge, calibration, Target(threads=1), 0, LATENCY, lambda stage, done, total: None)
+    return Search(facts, judge, calibration, Target(threads=1), 0, LATENCY, lambda stage, done, total: None)
 
 
 def first(search: Search, timed: list[Timed]) -> Point | None:

@@ -55,6 +55,20 @@ def test_data_aware_beats_data_free_on_rows_held_out(form: Form, mid: tuple[int,
     assert ours < 0.97 * theirs
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_one_mid_channel_never_ends_worse_than_without_data(seed: int) -> None:
+    """Few mid channels have bad valleys: the fit without data is one of the starts."""
+    weight, bias = weights(1, 6, 5, seed)
+    x = sample(maps(6), FIVE)
+    y = x @ weight.reshape(1, -1).T + bias
+    form = forms.stack(FIVE, [(3, 3), (3, 3)])
+    data = moments(x, y)
+    free, aware = (fit(form, weight, bias, given, (1,)).factors for given in (None, data))
+    kernel = forms.compose(free).reshape(1, -1)
+    centred = x @ kernel.T + data.mean_y - kernel @ data.mean_x
+    assert relative_error(y, predict(aware, x)) <= 1.001 * relative_error(y, centred)
+
+
 @every_form
 def test_structure_is_found_again(form: Form, mid: tuple[int, ...]) -> None:
     planted = forms.unfitted(form, (8, 6), mid, np.random.default_rng(3))

@@ -9,6 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 from smallnet import classifier, images
 
+from onnxtune.calibrate import store as store_module
 from onnxtune.calibrate.capture import exposing
 from onnxtune.calibrate.store import FitStore, fit_key
 from onnxtune.model import Model
@@ -36,6 +37,16 @@ def test_without_resume_only_its_own_memory_counts(tmp_path: Path) -> None:
     store = FitStore(tmp_path)
     assert store.get("k", lambda: (FRAGMENT, 0.5))[1] == 0.5
     assert store.get("k", never)[1] == 0.5
+
+
+def test_a_large_fit_is_read_again_instead_of_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "LARGE", 8)
+    store = FitStore(tmp_path)
+    store.get("k", lambda: (FRAGMENT, 0.25))
+    assert not store._memory
+    fragment, error = store.get("k", never)
+    assert error == 0.25
+    np.testing.assert_array_equal(numpy_helper.to_array(fragment.initializers[0]), [0, 1, 2])
 
 
 def test_a_damaged_file_is_fitted_again(tmp_path: Path) -> None:

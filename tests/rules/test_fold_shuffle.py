@@ -229,3 +229,10 @@ def test_random_orders(order: list[int], after: str, before: bool) -> None:
     body = f"t = Conv (x, v, e) {gather('t')} {after}" if before else f"{GATHER} {after}"
     proto = model(body, x="N, 5, 5, 7" if before else "N, 12, 5, 7", index=np.array(order))
     assert_rewrites(RULE, proto, count=1 + before)
+
+
+def test_channels_that_a_concat_joins_are_left_to_it() -> None:
+    """The layer before makes only some of the channels."""
+    body = f"a = Conv (x, v5) b = Concat <axis = 1> (a, x) {gather('b', 'y')}"
+    proto = model(body, v5=random(4, 8, 1, 1), x="N, 8, 5, 7")
+    assert_declines(RULE, proto, "is made by Concat of other channels")

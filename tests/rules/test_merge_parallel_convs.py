@@ -10,6 +10,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import Net
 
 import onnxtune
 from onnxtune.testing import (
@@ -19,7 +20,6 @@ from onnxtune.testing import (
     assert_rewrites,
     said_by,
 )
-from tests.rules.nets import Net
 
 RULE = "merge_parallel_convs"
 ONE_CONV = {"Conv": 1, "Add": 0, "Sum": 0, "BatchNormalization": 0, "AveragePool": 0, "Mul": 0}

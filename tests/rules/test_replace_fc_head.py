@@ -74,6 +74,24 @@ def test_reshape(target: str) -> None:
     assert_rewrites(RULE, proto, count=1, contains={"GlobalAveragePool": 1, "Reshape": 0})
 
 
+@pytest.mark.parametrize(
+    "batch",
+    [
+        "d = Shape (x) s = Slice (d, zero, one)",
+        "d = Shape (x) g = Gather (d, zero) s = Identity (g)",
+        "d = Shape (x) g = Gather (d, first) s = Unsqueeze (g, zero)",
+        "s = Shape <end = 1> (x)",
+    ],
+)
+def test_reshape_to_a_computed_batch(batch: str) -> None:
+    numbers = {"zero": np.array([0]), "one": np.array([1]), "first": np.array(0), "rest": np.array([-1])}
+    body = f"{batch} t = Concat <axis = 0> (s, rest) f = Reshape (x, t) {GEMM}"
+    used = {k: v for k, v in numbers.items() if f"{k}" in body}
+    proto = model(body, w=WEIGHT, b=BIAS, **used)
+    (after,) = assert_rewrites(RULE, proto, count=1, local=False)  # the target comes from outside of the region
+    assert {n.op_type for n in after.graph.node} == {"GlobalAveragePool", "Flatten", "Gemm"}
+
+
 def test_flatten_of_channels_last() -> None:
     body = f"t = Transpose <perm = [0, 2, 3, 1]> (x) f = Flatten (t) {GEMM}"
     proto = model(body, w=constant_over_map(last=True), b=BIAS)
@@ -154,7 +172,7 @@ SAME = {"w": WEIGHT, "b": BIAS}
         (model("f = Reshape (x, s) y = MatMul (f, w)", w=random(C * H, J), s=np.array([-1, C * H])), "mixes images"),
         (
             model(
-                "d = Shape (x) s = Slice (d, a, e) t = Concat <axis = 0> (s, m) f = Reshape (x, t) " + GEMM,
+                "d = Shape (x) s = Slice (d, a, e) h = Abs (s) t = Concat <axis = 0> (h, m) f = Reshape (x, t) " + GEMM,
                 **SAME,
                 a=[0],
                 e=[1],

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import Net
 
 from onnxtune.testing import assert_affine_equal, assert_declines, assert_exact_on_integers, assert_rewrites, said_by
-from tests.rules.nets import Net
 
 RULE = "split_concat_conv"
 SIZES = {"x": (1, 3, 9, 8)}

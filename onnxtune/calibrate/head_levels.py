@@ -1,0 +1,119 @@
+"""Levels of fully connected layers: which layers, which forms, how they are fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxtune.calibrate import heads, wide_heads
+from onnxtune.calibrate.evidence import Evidence
+from onnxtune.calibrate.head_forms import FAMILIES, HeadForm, forms, grid_maps, put_off, unfitted, write
+from onnxtune.calibrate.heads import Head
+from onnxtune.calibrate.layer import WIDE, Layer, rectified
+from onnxtune.calibrate.level import Fitted, Level
+from onnxtune.calibrate.wide_heads import Sample, Weights
+from onnxtune.errors import RuleError
+from onnxtune.facts import Facts
+from onnxtune.fragment import Builder
+from onnxtune.fully_connected import FullyConnected, fully_connected
+from onnxtune.model import tensor_bytes
+from onnxtune.proposal import Decline, Proposal
+
+
+def head_levels(facts: Facts, settings: Mapping[str, Any], rule: str) -> Iterator[Level | Decline]:
+    """For every fully connected layer that matters, each form that is smaller.
+
+    Settings: `form` (a family, or auto), `ratios` (weights that low rank leaves), `min_share` (of the model's
+    weights that a layer must have).
+    """
+    if settings["form"] not in ("auto", *FAMILIES):
+        raise RuleError(f"rule {rule}: form '{settings['form']}' must be auto or one of {', '.join(FAMILIES)}")
+    total = max(tensor_bytes(facts.model), 1)
+    for node in facts.nodes:
+        weight = facts.constant(node.input(1)) if node.is_op("Gemm", "MatMul", "Conv") else None
+        if weight is None or weight.nbytes < settings["min_share"] * total:
+            continue
+        found = fully_connected(facts, node)
+        if isinstance(found, str):
+            yield Decline(rule, node.key, str(found))
+        elif found is not None:
+            if found.unpoolable:
+                yield Decline(rule, node.key, f"not pooled: {found.unpoolable}")
+            fits = Fits(_layer(facts, found), found.size)
+            for form in forms(found, settings["form"], settings["ratios"]):
+                yield _level(facts, rule, fits, found, form)
+
+
+def _layer(facts: Facts, found: FullyConnected) -> Layer:
+    wide = found.weight.shape[1] > WIDE
+    weight: NDArray[np.floating[Any]] = found.weight.astype(np.float32 if wide else np.float64, copy=False)
+    bias = np.zeros(len(weight)) if found.bias is None else found.bias.astype(np.float64)
+    return Layer(found.key, found.x, found.y, weight, bias, found.weight.dtype, None, rectified(facts, found.y))
+
+
+def _level(facts: Facts, rule: str, fits: Fits, found: FullyConnected, form: HeadForm) -> Level:
+    j, d = found.weight.shape
+    parameters = form.parameters(j, d, found.size)
+    what = d if found.size is None else "x".join(map(str, found.size))
+    title = f"fully connected {what} -> {j} by {form.name}, {parameters / (j * d):.1%} of its weights"
+    settings = {"form": form.family, "size": form.name}
+    details = {"parameters_before": j * d, "parameters_after": parameters}
+
+    def build(head: Head) -> Proposal:
+        new = Builder(f"{found.y}/{rule}", facts.names, facts.opset)
+        fragment = new.finish({found.y: write(new, facts, found, form, head)})
+        return Proposal(rule, title, found.nodes, fragment, "calibrated", settings=settings, details=details)
+
+    def fit(evidence: Evidence, rough: bool) -> Fitted:
+        del rough  # it is in closed form
+        head = fits.head(form, evidence)
+        return Fitted(build(head), head.rel_error)
+
+    random = build(unfitted(form, found))
+    random = replace(random, fragment=put_off(random.fragment))
+    return Level(rule, fits.layer, title, random, fit, settings, parameters, j * d)
+
+
+class Fits:
+    """Fits of the forms of one layer. What they have in common is computed once for each look at the data."""
+
+    def __init__(self, layer: Layer, size: tuple[int, int, int] | None) -> None:
+        self.layer, self.size = layer, size
+        self._weights = Weights(layer.weight) if layer.wide else None
+        self._last: tuple[Evidence, Sample] | None = None
+
+    def head(self, form: HeadForm, evidence: Evidence) -> Head:
+        """The form's weights from what was seen of the layer."""
+        if self._weights is not None:
+            return self._wide(form, self._sample(self._weights, evidence), evidence.seed)
+        weight, bias, moments = self.layer.weight, self.layer.bias, evidence.moments
+        if form.rank:
+            return heads.low_rank(weight, bias, moments, form.rank)
+        c, h, w = self._map
+        if form.maps:
+            return heads.learned_maps(weight, bias, moments, c, form.maps)
+        maps = grid_maps((h, w), form.grids)
+        return replace(heads.pooled(weight, bias, moments, np.kron(np.eye(c), maps)), inner=maps)
+
+    def _wide(self, form: HeadForm, sample: Sample, seed: int) -> Head:
+        if form.rank:
+            return wide_heads.low_rank(sample, form.rank, seed)
+        c, h, w = self._map
+        if form.maps:
+            return wide_heads.learned_maps(sample, c, form.maps)
+        return wide_heads.pooled(sample, grid_maps((h, w), form.grids))
+
+    def _sample(self, weights: Weights, evidence: Evidence) -> Sample:
+        if self._last is None or self._last[0] is not evidence:
+            self._last = None  # large: not two at a time
+            self._last = (evidence, Sample.of(weights, evidence.x, evidence.y))
+        return self._last[1]
+
+    @property
+    def _map(self) -> tuple[int, int, int]:
+        assert self.size is not None, "pooling needs a map"
+        return self.size

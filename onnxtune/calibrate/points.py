@@ -1,0 +1,120 @@
+"""What a calibrated search is given, and what it weighs: levels with their time, their harm, and sets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from onnxtune.accuracy import Drop
+from onnxtune.calibrate.dataset import Dataset
+from onnxtune.calibrate.level import Fitted, Level
+from onnxtune.calibrate.store import FitStore
+from onnxtune.compare import Comparison
+from onnxtune.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What the user allows: `data`, and a loss of at most `max_drop` (as on the command line, such as "0.5%") of
+    `metric` (None: chosen by the outputs) at one-sided `confidence`."""
+
+    data: Dataset
+    max_drop: str
+    metric: str | None = None
+    confidence: float = 0.9
+    store: FitStore = field(default_factory=lambda: FitStore(None))
+    on_point: Callable[[Point], None] = lambda point: None
+    """Called with every set that was refitted and judged."""
+
+    @cached_property
+    def digest(self) -> str:
+        return self.data.digest()
+
+    def record(self) -> dict[str, Any]:
+        """The settings that decide the result, as plain data."""
+        return {
+            "source": Path(self.data.source).name,
+            "samples": self.data.count,
+            "sha256": self.digest,
+            "max_drop": self.max_drop,
+            "metric": self.metric,
+            "confidence": self.confidence,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Timed:
+    """A level that is faster, with its region's comparison. `freed`: bytes of weights that it saves, where these are
+    what counts."""
+
+    level: Level
+    comparison: Comparison
+    freed: int | None = None
+
+    @property
+    def saved(self) -> float:
+        return self.comparison.saved
+
+    @property
+    def gain(self) -> float:
+        """What it is chosen for: bytes where those count, else seconds."""
+        return self.saved if self.freed is None else float(self.freed)
+
+
+@dataclass(frozen=True, eq=False)
+class Option:
+    """A level that was fitted alone: error of its layer, harm to the network."""
+
+    timed: Timed
+    error: float
+    harm: float
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A set of levels, refitted in order: `model` is what comes out, `latency` (s) as the regions promise.
+
+    `drop` on the select split; `gate` on samples that neither fit nor choice has seen, None when not asked.
+    """
+
+    options: tuple[Option, ...]
+    fitted: tuple[Fitted, ...]
+    model: Model
+    latency: float
+    macs: int
+    bytes: int
+    drop: Drop
+    gate: Drop | None = None
+    veto: Drop | None = None
+
+    @property
+    def gain(self) -> float:
+        return sum(o.timed.gain for o in self.options)
+
+    @property
+    def identity(self) -> frozenset[str]:
+        return frozenset(o.timed.level.identity for o in self.options)
+
+
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """Those that no other beats in both latency and loss, the fastest first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.latency, p.drop.estimate)):
+        if not front or point.drop.estimate < front[-1].drop.estimate:
+            front.append(point)
+    return front
+
+
+def described(point: Point) -> dict[str, Any]:
+    """A point as plain data: seconds, multiply-accumulates, bytes, losses, titles of its levels."""
+    return {
+        "latency": point.latency,
+        "macs": point.macs,
+        "bytes": point.bytes,
+        "drop": asdict(point.drop),
+        "gate": None if point.gate is None else asdict(point.gate),
+        "levels": [o.timed.level.title for o in point.options],
+    }

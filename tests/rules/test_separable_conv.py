@@ -1,0 +1,25 @@
+"""separable_conv: a column and a row kernel."""
+
+from __future__ import annotations
+
+import pytest
+from levels import assert_recovers, check_conv_rule
+
+from onnxtune.windows import Window
+
+RULE = "separable_conv"
+
+CASES = [
+    (Window((5, 5), (1, 1), (1, 1), (2, 2), (2, 2)), "separable 5x1-1x5"),
+    (Window((3, 3), (2, 1), (1, 1), (1, 0), (1, 2)), "separable 3x1-1x3"),
+    (Window((5, 3), (1, 1), (1, 2), (2, 2), (2, 2)), "separable 5x1-1x3"),
+]
+
+
+@pytest.mark.parametrize(("window", "form"), CASES)
+def test_a_kernel_of_that_form_is_found_again(window: Window, form: str) -> None:
+    assert_recovers(RULE, window, form)
+
+
+def test_what_holds_for_all_of_them() -> None:
+    check_conv_rule(RULE)
