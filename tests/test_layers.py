@@ -73,6 +73,7 @@ ORDER = (
     "exactness",
     "testing",
     "demo",
+    "bench",
     "render",
     "cli",
 )

@@ -11,6 +11,7 @@ from onnxtune.errors import OnnxtuneError, one_line
 
 COMMANDS = {
     "optimize": "onnxtune.cli.optimize",
+    "bench": "onnxtune.cli.bench",
     "rules": "onnxtune.cli.rules",
     "demo": "onnxtune.cli.demo",
     "doctor": "onnxtune.cli.doctor",
@@ -18,6 +19,7 @@ COMMANDS = {
 }
 SUMMARIES = {
     "optimize": "Rewrite a model so that it runs faster; keep only what is verified and measured.",
+    "bench": "Measure latency, of two models in interleaved rounds.",
     "rules": "List the rewrites, or explain one.",
     "demo": "Run the main job on a small real CNN that comes with onnxtune.",
     "doctor": "Say which providers really work here, and what is missing.",
