@@ -31,9 +31,14 @@ def measure_models(before: Model, after: Model, shapes: Mapping[str, tuple[int, 
 
 def check_same_inputs(before: Model, after: Model) -> None:
     """The same names and element types; whether the sizes fit is for ONNX Runtime to say."""
-    ours, theirs = ({v.name: getattr(describe(v), "dtype", None) for v in m.inputs} for m in (before, after))
+    ours, theirs = (_types(before), _types(after))
     if ours != theirs:
         raise UsageError(
             f"{after.name}: takes other inputs ({', '.join(theirs)}) than {before.name} ({', '.join(ours)});"
             " compare models with the same input names and types"
         )
+
+
+def _types(model: Model) -> dict[str, int | None]:
+    infos = {v.name: describe(v) for v in model.inputs}
+    return {name: None if info is None else info.elem_type for name, info in infos.items()}

@@ -43,3 +43,16 @@ def test_other_inputs_are_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_missing_model(tmp_path: Path) -> None:
     assert code_of(str(tmp_path / "none.onnx")) == 3
+
+
+def test_other_element_type_is_wrong_usage(tmp_path: Path) -> None:
+    path = tmp_path / "half.onnx"
+    onnx.save(onnx.parser.parse_model((TEXT % ("x", "x")).replace("float[", "float16[")), path)
+    assert code_of(written(tmp_path, "a.onnx"), str(path)) == 2
+
+
+def test_other_sizes_are_an_unusable_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "large.onnx"
+    onnx.save(onnx.parser.parse_model((TEXT % ("x", "x")).replace("8,8", "9,9")), path)
+    assert code_of(written(tmp_path, "a.onnx"), str(path)) == 3
+    assert "large.onnx: ONNX Runtime cannot run it" in capsys.readouterr().err
