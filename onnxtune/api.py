@@ -78,6 +78,7 @@ def optimize(
     metric: str | None = None,
     max_drop: str | float = "0.5%",
     confidence: float = 0.9,
+    crop_border: int = 0,
     resume: bool = False,
     pareto: str | os.PathLike[str] | None = None,
     min_speedup: float = 1.02,
@@ -119,6 +120,7 @@ def optimize(
         metric: top1, top5, agreement, psnr, relative_error or `module:function`; None: by the outputs.
         max_drop: most of the metric that may be lost: a share ("0.5%", 0.005), dB for psnr.
         confidence: one-sided, with which the loss must lie within `max_drop`.
+        crop_border: pixels at the border of dense outputs that psnr and relative_error leave out.
         resume: use the fits that an interrupted run on the same model and data has left in the cache folder.
         pareto: folder for the models of the front: the calibrated sets that were tried and that no other beats in
             both latency and loss, whether or not they passed the gate.
@@ -182,7 +184,7 @@ def optimize(
             source = os.fspath(calibration_data)
             data = stack.enter_context(open_dataset(source, loaded, preprocess=how, labels=_path(labels)))
             fits = FitStore(None if store.path is None else store.path.parent / "fits", resume=resume)
-            calibration = Calibration(data, str(max_drop), metric, confidence, fits, tried.append)
+            calibration = Calibration(data, str(max_drop), metric, confidence, fits, tried.append, crop_border)
         result, report = tune(
             loaded,
             chosen,

@@ -356,6 +356,7 @@ class _Tuning:
                 self.target,
                 metric=calibration.metric,
                 confidence=calibration.confidence,
+                crop_border=calibration.crop_border,
                 notify=tell,
             )
             latency = self.timer.latency(before, self.sizes)

@@ -48,9 +48,10 @@ class Judge:
         *,
         metric: str | None = None,
         confidence: float = 0.9,
+        crop_border: int = 0,
         notify: Notify = lambda done, total: None,
     ) -> None:
-        self.data, self.target, self.confidence = data, target, confidence
+        self.data, self.target, self.confidence, self.crop_border = data, target, confidence, crop_border
         self._original = Session(original, target)
         first = self._original.run(data.feeds(np.zeros(data.batch or 1, np.int64)))
         self._function = _function(metric) if metric and ":" in metric else None
@@ -127,13 +128,26 @@ class Judge:
             return have.reshape(len(have), -1).astype(np.float64)
         if self._function is not None:
             return self._ask(outputs, chosen)
-        if self._has_targets(plan):
-            return accuracy.psnr(have, self._truth(have, chosen), self.peaks[plan.output])
-        if reference is None:
+        want = self._truth(have, chosen) if self._has_targets(plan) else reference
+        if want is None:
             return np.zeros(len(have))
+        have, want = self._inside(have), self._inside(want)
+        if plan.metric == "psnr" and self._has_targets(plan):
+            return accuracy.psnr(have, want, self.peaks[plan.output])
         if plan.metric == "psnr":
-            return -accuracy.assumed_psnr_drop(have, reference, self.peaks[plan.output])
-        return -accuracy.relative_error(have, reference)
+            return -accuracy.assumed_psnr_drop(have, want, self.peaks[plan.output])
+        return -accuracy.relative_error(have, want)
+
+    def _inside(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Maps (N, C, H, W) without the pixels at the border that do not count."""
+        border = self.crop_border
+        if not border or values.ndim != 4:
+            return values
+        if min(values.shape[2:]) <= 2 * border:
+            raise UsageError(
+                f"--crop-border {border}: the output has {values.shape[2]} x {values.shape[3]} pixels only"
+            )
+        return values[:, :, border:-border, border:-border]
 
     def _has_targets(self, plan: Plan) -> bool:
         return plan.metric == "psnr" and self.data.labels is not None and self.data.labels.ndim > 1

@@ -28,6 +28,8 @@ class Calibration:
     store: FitStore = field(default_factory=lambda: FitStore(None))
     on_point: Callable[[Point], None] = lambda point: None
     """Called with every set that was refitted and judged."""
+    crop_border: int = 0
+    """Pixels at the border of dense outputs that do not count."""
 
     @cached_property
     def digest(self) -> str:
@@ -42,6 +44,7 @@ class Calibration:
             "max_drop": self.max_drop,
             "metric": self.metric,
             "confidence": self.confidence,
+            "crop_border": self.crop_border,
         }
 
 

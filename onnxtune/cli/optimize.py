@@ -129,6 +129,7 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
             metric=flags["metric"],
             max_drop=flags["max_drop"],
             confidence=flags["confidence"],
+            crop_border=flags["crop_border"],
             resume=flags["resume"],
             pareto=flags["pareto"],
             min_speedup=flags["min_speedup"],

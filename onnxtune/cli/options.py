@@ -101,6 +101,13 @@ def calibration_options(command: F) -> F:
                 metavar="C",
                 help="One-sided confidence with which the loss must lie within --max-drop.",
             ),
+            option(
+                "--crop-border",
+                default=0,
+                type=click.IntRange(0),
+                metavar="N",
+                help="Pixels at the border of dense outputs that psnr and relative_error leave out.",
+            ),
             option("--resume", is_flag=True, help="Use the fits that an interrupted run left in the cache folder."),
             option(
                 "--pareto", metavar="DIR", help="Write the models of the front of latency and loss into this folder."

@@ -150,3 +150,22 @@ def test_psnr_against_targets(tmp_path: Path) -> None:
     assert drop.before > 20
     assert drop.estimate > 1
     assert drop.bound > drop.estimate
+
+
+def test_border_pixels_need_not_count(tmp_path: Path) -> None:
+    """Zero padding spoils the border of the rewritten output only."""
+    text = "g (float[N, 1, 12, 12] x) => (float[N, 1, 12, 12] y) { %s }"
+    model = Model(model_of(text % "y = Identity (x)"))
+    frame = np.pad(np.zeros((8, 8), np.float32), 2, constant_values=0.5)
+    spoiled = Model(model_of(text % "y = Add (x, f)", {"f": frame}))
+    x = np.random.default_rng(0).random((20, 1, 12, 12)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x=x, targets=x + 0.01)
+    with open_dataset(str(tmp_path / "d.npz"), model) as data:
+        drops = []
+        for border in (0, 2):
+            judge = Judge(model, data, Target(), crop_border=border)
+            drops.append(judge.drop(judge.score(spoiled, np.arange(20)), np.arange(20)).estimate)
+        with pytest.raises(UsageError, match="--crop-border 6"):
+            Judge(model, data, Target(), crop_border=6)
+    assert drops[0] > 20
+    assert abs(drops[1]) < 1e-3
