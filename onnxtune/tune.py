@@ -427,8 +427,7 @@ class _Tuning:
             for o, f in zip(point.options, point.fitted, strict=True)
         ]
         both = [*steps, *fitted]
-        idle = prune_enabling(both)
-        both = [s for i, s in enumerate(both) if i not in idle]
+        both = _busy(both)
         middle = apply(base, [s.proposal for s in both])
         outer, self.verifier = self.verifier, self._verifier(middle)
         broken = outer.unlike(self.verifier)
@@ -438,8 +437,7 @@ class _Tuning:
             return None
         try:
             after = self._rounds(middle, [], self.rules)
-            after = [s for i, s in enumerate(after) if i not in prune_enabling(after)]
-            after = self._verified(middle, after)
+            after = self._verified(middle, _busy(after))
             result = apply(middle, [s.proposal for s in after])
         finally:
             self.verifier = outer
@@ -694,6 +692,12 @@ def _freed(facts: Facts, proposal: Proposal) -> int:
     own = (i for i in inputs if facts.why_not_private(i, proposal.removes) is None)
     before = sum(math.prod(facts.size(i) or (0,)) * (facts.dtype(i) or np.dtype(np.int8)).itemsize for i in own)
     return before - proposal.fragment.nbytes
+
+
+def _busy(steps: Sequence[Step]) -> list[Step]:
+    """Without enabling steps that save nothing and that nothing stands on."""
+    idle = prune_enabling(steps)
+    return [s for i, s in enumerate(steps) if i not in idle]
 
 
 def _slower(comparison: Comparison | None) -> bool:

@@ -1,6 +1,6 @@
 """The calibrated half: the user's data, what the network sees on it, weights refitted to that, and what it costs.
 
-arrays, images, labels, preprocess, dataset   samples by index, from wherever they come; shuffled and split
+arrays, images, functions, labels, preprocess, dataset   samples by index, from wherever they come; shuffled and split
 judge        which metric judges which output, and how much of it is lost
 layer, level what is approximated, and one way to do it, more or less radical
 capture, evidence   what the network sees of a layer on the samples

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import math
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,9 +16,10 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxtune.calibrate import arrays, images
+from onnxtune.calibrate.functions import importable, named
 from onnxtune.calibrate.labels import checked, read_labels
 from onnxtune.calibrate.preprocess import Preprocess
-from onnxtune.errors import DataError, OnnxtuneError, UsageError, one_line
+from onnxtune.errors import DataError, OnnxtuneError, one_line
 from onnxtune.feeds import Feeds
 from onnxtune.model import Model
 from onnxtune.shapes import Shape, describe
@@ -310,20 +309,15 @@ def _function(source: str, specs: tuple[Spec, ...], scratch: Path) -> Dataset:
 
 
 def _call(source: str) -> Iterable[Any]:
-    module, _, name = source.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
     try:
-        function = getattr(importlib.import_module(module), name)
-        made: Iterable[Any] = iter(function())
-        return made
-    except ImportError as error:
-        raise UsageError(f"--calibration-data {source}: cannot be imported ({one_line(error)})") from None
-    except AttributeError:
-        raise UsageError(f"--calibration-data {source}: module '{module}' has no '{name}'") from None
+        function = named("--calibration-data", source)
+        with importable():
+            made: Iterable[Any] = iter(function())
+    except OnnxtuneError:
+        raise
     except Exception as error:  # the user's code
         raise DataError(f"{source}: it raised {type(error).__name__}: {one_line(error)}") from None
-    finally:
-        sys.path.pop(0)
+    return made
 
 
 def _spool(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,10 @@ class Fitter:
     notify: Notify
     _last: dict[str, Evidence] = field(default_factory=dict)
     """What the layer that was looked at last sees in the unchanged network."""
+
+    @cached_property
+    def _teacher_hash(self) -> str:
+        return self.teacher.graph_sha256()
 
     def alone(self, levels: Sequence[Level], indices: Indices) -> list[Fitted]:
         """Rough fits of levels of one layer, each to the unchanged network."""
@@ -72,8 +77,8 @@ class Fitter:
     ) -> Fitted:
         key = fit_key(
             level=level.identity,
-            teacher=self.teacher.graph_sha256(),
-            student=student.graph_sha256(),
+            teacher=self._teacher_hash,
+            student=self._teacher_hash if student is self.teacher else student.graph_sha256(),
             data=self.digest,
             indices=[int(i) for i in indices],
             seed=self.seed,

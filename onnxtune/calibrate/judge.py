@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 from onnxtune import accuracy
 from onnxtune.accuracy import KINDS, Drop, Scores
 from onnxtune.calibrate.dataset import Dataset
+from onnxtune.calibrate.functions import named
 from onnxtune.errors import DataError, OnnxtuneError, UsageError, one_line
 from onnxtune.model import Model
 from onnxtune.runtime import Outputs, Session, Target
@@ -54,7 +52,7 @@ class Judge:
         self.data, self.target, self.confidence, self.crop_border = data, target, confidence, crop_border
         self._original = Session(original, target)
         first = self._original.run(data.feeds(np.zeros(data.batch or 1, np.int64)))
-        self._function = _function(metric) if metric and ":" in metric else None
+        self._function = named("--metric", metric) if metric and ":" in metric else None
         self.plans = plan_outputs(first, data.labels, metric)
         self._dense = [p for p in self.plans if p.metric in ("psnr", "relative_error")]
         self.peaks = {p.output: accuracy.peak_of(self._truth(first[p.output])) for p in self._dense}
@@ -216,23 +214,6 @@ def _metric(
     if labels is not None and labels.ndim > 1:
         return "psnr", "against the targets"
     return "relative_error", "a dense output without targets: change relative to its spread"
-
-
-def _function(name: str) -> Callable[[Outputs, NDArray[Any] | None], Any]:
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        found: Any = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise UsageError(f"--metric {name}: cannot be imported ({one_line(error)})") from None
-    except AttributeError:
-        raise UsageError(f"--metric {name}: module '{module}' has no '{attribute}'") from None
-    finally:
-        sys.path.pop(0)
-    if not callable(found):
-        raise UsageError(f"--metric {name}: is not a function")
-    result: Callable[[Outputs, NDArray[Any] | None], Any] = found
-    return result
 
 
 def joined(parts: Sequence[tuple[NDArray[Any], Scored]]) -> tuple[NDArray[Any], Scored]:
