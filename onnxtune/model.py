@@ -14,9 +14,11 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
 from onnxtune.errors import ModelError, one_line
+from onnxtune.external import span
+from onnxtune.wellformed import fault, tensors
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that still fit one protobuf message (2 GiB less a margin for the graph itself)."""
@@ -137,7 +139,9 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
         return source
     if isinstance(source, onnx.ModelProto):
         model = Model(source)
-        if any(uses_external_data(t) for t in _tensors(source.graph)):
+        if problem := fault(source):
+            raise ModelError(f"model: not a valid ONNX model ({problem})")
+        if any(uses_external_data(t) for t in tensors(source.graph)):
             raise ModelError("model: its weights are external data; load them first or give the path")
     else:
         model = _read(Path(source))
@@ -163,39 +167,24 @@ def _read(path: Path) -> Model:
         raise ModelError(f"{path}: not an ONNX model, or truncated (protobuf cannot be decoded)") from None
     if not proto.ir_version or not proto.HasField("graph"):
         raise ModelError(f"{path}: not an ONNX model (no graph in it)")
-    apart = [t for t in _tensors(proto.graph) if uses_external_data(t)]
-    if apart:
-        _load_external(proto, apart, path)
+    problem = fault(proto)
+    if problem:
+        raise ModelError(f"{path}: not a valid ONNX model ({problem})")
+    apart = [t for t in tensors(proto.graph) if uses_external_data(t)]
+    _load_external(apart, path)
     return Model(proto, path.name, path, bool(apart))
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """All stored tensors: initializers, attributes (Constant nodes), those of nested bodies."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-
-
-def _load_external(proto: onnx.ModelProto, apart: Sequence[TensorProto], path: Path) -> None:
-    folder = path.resolve().parent
+def _load_external(apart: Sequence[TensorProto], path: Path) -> None:
+    """Bytes from the files beside the model into the tensors."""
     for tensor in apart:
-        location = ExternalDataInfo(tensor).location
-        target = folder / location
-        if Path(location).is_absolute() or not target.resolve().is_relative_to(folder):
-            raise ModelError(f"{path}: external data of '{tensor.name}' lies outside the folder: {location}")
-        if not target.is_file():
-            raise ModelError(f"{path}: external data file is missing: {location}")
-    try:
-        load_external_data_for_model(proto, str(folder))
-    except Exception as error:  # onnx raises its own, OSError and ValueError here
-        raise ModelError(f"{path}: external data cannot be read ({one_line(error)})") from None
-    for tensor in apart:
-        tensor.ClearField("data_location")  # onnx leaves a mark that no other tensor has
+        where = span(tensor, path)
+        try:
+            tensor.raw_data = where.read()
+        except OSError as error:
+            raise ModelError(f"{path}: external data cannot be read ({error.strerror})") from None
+        tensor.ClearField("data_location")
+        del tensor.external_data[:]
 
 
 def _check(model: Model) -> None:

@@ -14,6 +14,7 @@ import platform
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ Feeds = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
 Level = Literal["disable", "basic", "extended", "layout", "all"]
 
+RUN_SECONDS = 300.0
+"""Longest that one inference may take when a model is tried: a Loop may be told to run for ever."""
 IN_MEMORY = 64 * 2**20
 """Bytes up to which a model is handed to ONNX Runtime in memory."""
 CPU = "CPUExecutionProvider"
@@ -128,6 +131,10 @@ def bind(session: Any, feeds: Feeds, device: str, device_id: int = 0) -> Callabl
     return call
 
 
+class Endless(ModelError):
+    """One inference takes longer than RUN_SECONDS."""
+
+
 class Session:
     """A model loaded into ONNX Runtime on a target.
 
@@ -167,12 +174,20 @@ class Session:
             raise unusable(target.provider, f"ONNX Runtime fell back to {', '.join(active) or 'nothing'}")
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> Outputs:
-        """One inference; outputs by name. Raises ModelError with ONNX Runtime's reason."""
+        """One inference; outputs by name. Raises ModelError with ONNX Runtime's reason, Endless after RUN_SECONDS."""
         names = list(outputs) if outputs is not None else [o.name for o in self.session.get_outputs()]
+        options = ort().RunOptions()
+        watch = threading.Timer(RUN_SECONDS, setattr, (options, "terminate", True))
+        watch.daemon = True
+        watch.start()
         try:
-            values = self.session.run(names, dict(feeds))
+            values = self.session.run(names, dict(feeds), options)
         except Exception as error:  # see above
+            if options.terminate:
+                raise Endless(f"{self.name}: one inference takes more than {RUN_SECONDS:g} s") from None
             raise ModelError(f"{self.name}: ONNX Runtime cannot run it ({plain(error)})") from None
+        finally:
+            watch.cancel()
         return {n: np.asarray(v) for n, v in zip(names, values, strict=True) if not isinstance(v, (list, dict))}
 
     def runner(self, feeds: Feeds) -> Runner:

@@ -22,8 +22,9 @@ from onnxtune.costs import reduction_length
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.feeds import Case, Feeds
+from onnxtune.memory import check_fits
 from onnxtune.model import Model
-from onnxtune.runtime import CPU, Level, Outputs, Session, Target
+from onnxtune.runtime import CPU, Endless, Level, Outputs, Session, Target
 
 LEVELS: tuple[Level, ...] = ("disable", "all")
 ROUNDING_MARGIN = 16.0
@@ -58,7 +59,7 @@ class Verifier:
     """Holds the original's outputs; `verify(candidate)` compares a model with them.
 
     Runs on the CPU provider without graph optimisations and on the target as it will be used.
-    Raises ModelError when the original itself runs on none of the cases.
+    Raises ModelError when the original itself runs on none of the cases, or needs more memory than there is.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Verifier:
         self._target = target
         self._rtol = rtol
         self._atol = atol
+        check_fits(facts)
         self._terms = float(sum(reduction_length(facts, n) for n in facts.nodes)) + 1.0
         plain = Session(original, Target(CPU, {}, target.threads), "disable")
         tuned = Session(original, target, "all")
@@ -83,6 +85,8 @@ class Verifier:
         for case in cases:
             try:
                 self._references.append(_reference(plain, tuned, case, seed))
+            except Endless:
+                raise
             except ModelError as error:
                 self.skipped.append(f"{case.name}: {error}")
         if not self._references:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from onnxtune.compare import Comparison
 from onnxtune.errors import UsageError
+from onnxtune.facts import Facts
 from onnxtune.feeds import random_feeds
 from onnxtune.measure import measure
+from onnxtune.memory import check_fits
 from onnxtune.model import Model
 from onnxtune.runtime import Session, Target
 from onnxtune.shapes import describe
@@ -21,7 +23,10 @@ def measure_models(before: Model, after: Model, shapes: Mapping[str, tuple[int, 
     Raises UsageError when the two do not take the same inputs.
     """
     check_same_inputs(before, after)
-    feeds = random_feeds(before, bind(before, shapes).sizes)
+    sizes = bind(before, shapes).sizes
+    for model in (before, after):
+        check_fits(Facts(model, sizes))
+    feeds = random_feeds(before, sizes)
     sessions = [Session(m, target) for m in (before, after, before)]
     for session in sessions:
         session.run(feeds)  # a model that does not run says so here, before anything is timed

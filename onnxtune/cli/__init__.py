@@ -7,7 +7,7 @@ import sys
 import click
 
 from onnxtune._version import __version__
-from onnxtune.errors import OnnxtuneError, one_line
+from onnxtune.errors import ModelError, OnnxtuneError, one_line
 
 COMMANDS = {
     "optimize": "onnxtune.cli.optimize",
@@ -87,6 +87,10 @@ def main(arguments: list[str] | None = None) -> None:
         if debugging:
             raise
         _say(str(error), error.exit_code)
+    except MemoryError as error:
+        if debugging:
+            raise
+        _say(f"not enough memory ({one_line(error)})", ModelError.exit_code)
     except Exception as error:
         if debugging:
             raise
