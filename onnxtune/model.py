@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto
 from onnx.external_data_helper import uses_external_data
 
+from onnxtune.crashes import trying
 from onnxtune.errors import ModelError, one_line
 from onnxtune.external import span
 from onnxtune.wellformed import fault, tensors
@@ -143,9 +144,11 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
             raise ModelError(f"model: not a valid ONNX model ({problem})")
         if any(uses_external_data(t) for t in tensors(source.graph)):
             raise ModelError("model: its weights are external data; load them first or give the path")
+        _check(model)
     else:
-        model = _read(Path(source))
-    _check(model)
+        with trying("file", os.fspath(source)):
+            model = _read(Path(source))
+            _check(model)
     return model
 
 

@@ -24,6 +24,8 @@ from typing import Any, Literal, get_args
 from onnxtune.errors import RuleError
 from onnxtune.patterntext import Pattern
 
+OWN = "onnxtune"
+"""Where our own rules come from, as cards say."""
 Safety = Literal["exact", "calibrated", "advice"]
 Kind = Literal["pattern", "graph", "model", "levels"]
 ENTRY: Mapping[str, Kind] = {"rewrite": "pattern", "propose": "graph", "transform": "model", "levels": "levels"}
@@ -56,7 +58,7 @@ class Card:
     pattern: Pattern | None = None
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     help: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    source: str = "onnxtune"
+    source: str = OWN
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ _TABLES = {"pattern", "settings", "help"}
 _NAMES = ("constants", "optional", "optional_nodes")
 
 
-def read_card(path: Path, source: str = "onnxtune") -> Card:
+def read_card(path: Path, source: str = OWN) -> Card:
     """Read a rule's TOML. Raises RuleError with the file and the key for anything unexpected."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

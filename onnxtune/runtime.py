@@ -24,6 +24,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxtune.crashes import Crash, model_key, noted, trying
 from onnxtune.errors import ModelError, ProviderError, UsageError, one_line
 from onnxtune.model import PROTOBUF_LIMIT, Model
 
@@ -145,6 +146,7 @@ class Session:
     def __init__(self, model: Model, target: Target, level: Level = "all") -> None:
         self.target = target
         self.name = model.name
+        self._key = model_key(model.proto, target.provider, level) if noted() else None
         library = ort()
         options = library.SessionOptions()
         levels = library.GraphOptimizationLevel
@@ -165,8 +167,10 @@ class Session:
         if target.provider != CPU:
             providers.append(CPU)
         try:
-            with _loadable(model) as source, _stderr_to_nowhere():
+            with self._tried(), _loadable(model) as source, _stderr_to_nowhere():
                 self.session = library.InferenceSession(source, options, providers=providers, enable_fallback=0)
+        except ModelError:
+            raise
         except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
             raise ModelError(f"{model.name}: ONNX Runtime cannot load it ({plain(error)})") from None
         active = self.session.get_providers()
@@ -181,7 +185,10 @@ class Session:
         watch.daemon = True
         watch.start()
         try:
-            values = self.session.run(names, dict(feeds), options)
+            with self._tried():
+                values = self.session.run(names, dict(feeds), options)
+        except ModelError:
+            raise
         except Exception as error:  # see above
             if options.terminate:
                 raise Endless(f"{self.name}: one inference takes more than {RUN_SECONDS:g} s") from None
@@ -189,6 +196,15 @@ class Session:
         finally:
             watch.cancel()
         return {n: np.asarray(v) for n, v in zip(names, values, strict=True) if not isinstance(v, (list, dict))}
+
+    @contextlib.contextmanager
+    def _tried(self) -> Iterator[None]:
+        """Noted, so that a crash within is known for what it is. Raises ModelError for what crashed before."""
+        try:
+            with trying("model", self.name, self._key):
+                yield
+        except Crash as crash:
+            raise ModelError(f"{self.name}: ONNX Runtime cannot run it (it dies of {crash})") from None
 
     def runner(self, feeds: Feeds) -> Runner:
         return Runner(self.session, feeds, self.target)

@@ -14,6 +14,8 @@ ORDER = (
     "errors",
     "_version",
     "wellformed",
+    "crashes",
+    "timebox",
     "external",
     "model",
     "shapes",

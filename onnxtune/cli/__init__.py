@@ -26,6 +26,8 @@ SUMMARIES = {
     "cache": "Show or clear the measurement cache.",
 }
 INTERRUPTED = 130
+SUPERVISED = ("optimize", "bench", "demo", "check", "compare")
+"""Commands that hand models to native libraries: their work is done in a child process."""
 
 
 class LazyGroup(click.Group):
@@ -67,6 +69,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. Tracebacks only with -vv."""
     words = sys.argv[1:] if arguments is None else arguments
     debugging = any(w.startswith("-vv") for w in words)
+    if arguments is None and words and words[0] in SUPERVISED and not {"-h", "--help"} & set(words):
+        from onnxtune.cli.supervise import follow_parent, is_child, supervise
+
+        if not is_child():
+            sys.exit(supervise(words, lambda text: click.echo(f"onnxtune: {text}", err=True)))
+        follow_parent()
     try:
         code = cli.main(words, prog_name="onnxtune", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

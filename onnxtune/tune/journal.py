@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from onnxtune.compare import Comparison
 from onnxtune.proposal import Decline, ModelProposal, Proposal
+from onnxtune.propose import TIME_UP
 from onnxtune.report import Outcome, Rejected, Stage, describe
 
 
@@ -15,12 +16,16 @@ class Journal:
     """`outcomes` so far (what is kept is added in the end), and what need not be tried again."""
 
     outcomes: list[Outcome] = field(default_factory=list)
+    barred: set[str] = field(default_factory=set)
+    """Rules that did not end in time: they are not asked again."""
     _refused: set[tuple[str, str, str]] = field(default_factory=set)
 
     def decline(self, declines: Iterable[Decline]) -> None:
         """Note declines, each once."""
         known = {o for o in self.outcomes if isinstance(o, Decline)}
-        self.outcomes += dict.fromkeys(d for d in declines if d not in known)
+        new = dict.fromkeys(d for d in declines if d not in known)
+        self.outcomes += new
+        self.barred |= {d.rule for d in new if TIME_UP in d.reason}
 
     def reject(
         self,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import structure
 from onnxtune.costs import macs
+from onnxtune.errors import one_line
 from onnxtune.facts import Facts
 from onnxtune.localcheck import check_region
 from onnxtune.model import Model
@@ -34,7 +35,7 @@ def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule]) -> l
         seen.add(structure(current.proto))
         with run.stage("propose"):
             facts = run.facts_of(current)
-            said = propose(facts, rules, run.rule_settings)
+            said = propose(facts, [r for r in rules if r.name not in run.journal.barred], run.rule_settings)
         run.journal.decline(s for s in said if isinstance(s, Decline))
         proposals = [p for p in said if isinstance(p, Proposal) and not run.journal.refused(p)]
         taken = _judge(run, facts, proposals, f"round {number + 1}")
@@ -80,7 +81,19 @@ def _judge(run: Run, facts: Facts, proposals: Sequence[Proposal], label: str) ->
         run.journal.reject(
             good[i].proposal, "select", "an overlapping rewrite saves more time", good[i].comparison, last=False
         )
-    return [good[i].settled() for i in chosen]
+    return [s for i in chosen if (s := _settled(run, good[i])) is not None]
+
+
+def _settled(run: Run, step: Step) -> Step | None:
+    """The step with its weights computed; None, and reported, when its rule cannot compute them."""
+    try:
+        return step.settled()
+    except MemoryError:
+        raise
+    except Exception as error:  # a rule's own code
+        reason = f"its weights cannot be computed ({type(error).__name__}: {one_line(error)})"
+        run.journal.reject(step.proposal, "verify", reason, step.comparison)
+        return None
 
 
 def _local(facts: Facts, proposal: Proposal, seed: int) -> tuple[float | None, str]:
