@@ -19,7 +19,7 @@ ASSUMED_SPATIAL = 224
 ASSUMED_CHANNELS = 3
 
 
-INPUT_LIMIT = 2**31
+INPUT_LIMIT = 2**30
 """Bytes that all inputs of one inference may take: a shape is quickly written down, and feeds are made of it."""
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from types import FrameType
 
 import click
 
@@ -75,6 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not is_child():
             sys.exit(supervise(words, lambda text: click.echo(f"onnxtune: {text}", err=True)))
         follow_parent()
+    interrupts = _counted_interrupts() if arguments is None else []
     try:
         code = cli.main(words, prog_name="onnxtune", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -100,9 +104,24 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _say(f"not enough memory ({one_line(error)})", ModelError.exit_code)
     except Exception as error:
+        if interrupts:  # an import that Ctrl-C comes upon may turn it into an ImportError
+            _say("interrupted; nothing was written", INTERRUPTED)
         if debugging:
             raise
         _say(f"internal error: {type(error).__name__}: {one_line(error)} (-vv shows where; please report it)", 1)
+
+
+def _counted_interrupts() -> list[int]:
+    """Grows by one with each Ctrl-C, which raises KeyboardInterrupt as ever."""
+    found: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        found.append(number)
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, note)
+    return found
 
 
 def _say(message: str, code: int) -> None:
