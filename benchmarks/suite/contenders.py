@@ -2,8 +2,8 @@
 
     python -m benchmarks.suite.contenders NAME IN.onnx OUT.onnx [SETTINGS as JSON]
 
-writes OUT.onnx and prints one line of JSON: seconds, the peak of the resident memory in bytes, rules that onnxtune used.
-`SETTINGS` are keyword arguments of `onnxtune.optimize`; simplifiers have none.
+writes OUT.onnx and prints one line of JSON: seconds, the peak of the resident memory in bytes, rules that onnxtune
+used. `SETTINGS` are keyword arguments of `onnxtune.optimize`; simplifiers have none.
 """
 
 from __future__ import annotations
@@ -90,10 +90,7 @@ def _peak() -> int:
 def main() -> None:
     name, model, out, *rest = sys.argv[1:]
     began = time.perf_counter()
-    if rest:
-        facts = _tune(Path(model), Path(out), json.loads(rest[0]))
-    else:
-        facts = _simplify(name, Path(model), Path(out))
+    facts = _tune(Path(model), Path(out), json.loads(rest[0])) if rest else _simplify(name, Path(model), Path(out))
     print(json.dumps({"seconds": time.perf_counter() - began, "peak_bytes": _peak(), **facts}))
 
 

@@ -43,13 +43,17 @@ def setting(results: Row) -> str:
     threads = results["threads"]
     used = "all cores" if not threads else "1 thread" if threads == 1 else f"{threads} threads"
     machine = results["machine"]
-    return f"{machine['cpu']['model']}, {used}, batch {results['batch']}, ONNX Runtime {machine['versions']['onnxruntime']}"
+    runtime = machine["versions"]["onnxruntime"]
+    return f"{machine['cpu']['model']}, {used}, batch {results['batch']}, ONNX Runtime {runtime}"
 
 
 def _exact(results: Row, rows: Sequence[Row]) -> list[str]:
+    legend = (
+        "Speed-up: median latency of the original (ORT_ENABLE_ALL) over the contender's; 99 % interval."
+        " Bold: ahead of every other contender beyond the noise."
+    )
     lines = [
-        f"{setting(results)}. Speed-up: median latency of the original (ORT_ENABLE_ALL) over the contender's;"
-        " 99 % interval. Bold: ahead of every other contender beyond the noise.",
+        f"{setting(results)}. {legend}",
         "",
         f"| model | original, ms | {' | '.join(PEERS)} | onnxtune | largest error | rules |",
         "|---|---|" + "---|" * (len(PEERS) + 3),
