@@ -27,7 +27,7 @@ def svg(results: Row) -> str:
         _scatter(right, rows)
         drawing.suptitle(setting(results), fontsize=9)
         out = io.StringIO()
-        drawing.savefig(out, format="svg", metadata={"Date": None})
+        drawing.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()
 
 
