@@ -167,7 +167,8 @@ class Session:
         if target.provider != CPU:
             providers.append(CPU)
         try:
-            with self._tried(), _loadable(model) as source, _stderr_to_nowhere():
+            silent = contextlib.redirect_stdout(io.StringIO())  # older versions print what they then raise
+            with self._tried(), _loadable(model) as source, _stderr_to_nowhere(), silent:
                 self.session = library.InferenceSession(source, options, providers=providers, enable_fallback=0)
         except ModelError:
             raise

@@ -39,7 +39,7 @@ def finish(
         outcomes=outcomes,
         verification={
             "cases": list(run.verifier.cases),
-            "levels": ["disable", "all"],
+            "levels": list(run.verifier.levels),
             "largest_relative_error": verdict.error if changed else 0.0,
         },
         notes=tuple(run.notes),
