@@ -85,6 +85,7 @@ def optimize(
     rtol: float | None = None,
     atol: float | None = None,
     time_budget: float = 120.0,
+    measure: bool = True,
     seed: int = 0,
     cache: bool | Path = True,
     notify: NotifyFunction | None = None,
@@ -128,6 +129,9 @@ def optimize(
         rtol, atol: override the derived tolerances (relative to an output's largest magnitude; absolute).
         time_budget: seconds after which nothing new is measured; 0: nothing at all, so that only the
             rewrites of `force_rules` (and measurements in the cache) count.
+        measure: False: nothing is timed, and no measurement of the cache is used. Exact rewrites are kept that do less
+            work as counted (multiply-accumulates, values written, nodes) and verify; the result is the same bytes on
+            every machine and with any number of threads. Excludes calibration data.
         seed: of everything random.
         cache: keep measurements in the user's cache folder; or a path of an SQLite file; False: do not.
         notify: called with (stage, done, total) as work proceeds.
@@ -149,6 +153,8 @@ def optimize(
         raise UsageError(f"--objective {objective}: must be one of {', '.join(get_args(Objective))}")
     if head not in HEADS:
         raise UsageError(f"--head {head}: must be one of {', '.join(HEADS)}")
+    if not measure and calibration_data is not None:
+        raise UsageError("--no-measure: calibrated rewrites are chosen by time; leave --calibration-data out")
     if head != "auto":
         if calibration_data is None:
             raise UsageError(f"--head {head}: needs --calibration-data, to refit the layers and to judge them")
@@ -157,7 +163,8 @@ def optimize(
     target = resolve(providers, provider_options, threads)
     options = Options(
         min_speedup=min_speedup,
-        time_budget=time_budget,
+        time_budget=time_budget if measure else 0.0,
+        measure=measure,
         seed=seed,
         rtol=rtol,
         atol=atol,
@@ -168,7 +175,7 @@ def optimize(
         objective=objective,
         insist=() if head == "auto" else (HEAD_RULE,),
     )
-    store = Cache(None if cache is False else cache_path() if cache is True else cache)
+    store = Cache(None if cache is False or not measure else cache_path() if cache is True else cache)
     for i, feeds in enumerate(inputs):
         check_inside(feeds, options.ranges, f"user input {i + 1}")
     extra = [Case(f"user input {i + 1}", dict(f)) for i, f in enumerate(inputs)]

@@ -17,7 +17,7 @@ from onnxtune.proposal import Decline, ModelProposal, Proposal
 
 SCHEMA = 1
 Stage = Literal["measure", "select", "verify", "confirm"]
-Status = Literal["faster", "nothing to gain", "already tuned", "forced", "smaller", "over budget"]
+Status = Literal["faster", "nothing to gain", "already tuned", "forced", "smaller", "over budget", "unmeasured"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from onnxtune.proposal import Proposal
 class Step:
     """A proposal that was chosen, with its measured effect and the local check's error.
 
-    `made` and `read` are the tensors that the removed nodes made and read.
+    `made` and `read` are the tensors that the removed nodes made and read. `estimate`: where nothing is measured,
+    the work that it saves (see `onnxtune.tune.estimate`).
     """
 
     proposal: Proposal
@@ -23,11 +24,13 @@ class Step:
     read: frozenset[str]
     error: float | None = None
     forced: bool = False
+    estimate: float = 0.0
 
     @property
     def pays(self) -> bool:
         """Chosen for the time it saves (or because the user insists), not for what it enables."""
-        return self.forced or (self.comparison is not None and self.comparison.verdict == "faster")
+        measured = self.comparison is not None and self.comparison.verdict == "faster"
+        return self.forced or measured or self.estimate > 0
 
     def settled(self) -> Step:
         """With all new weights computed: the model that they were made from need not stay in memory."""
@@ -35,7 +38,7 @@ class Step:
 
     @property
     def saved(self) -> float:
-        return self.comparison.saved if self.comparison else 0.0
+        return self.comparison.saved if self.comparison else self.estimate
 
 
 def step_of(facts: Facts, proposal: Proposal, comparison: Comparison | None, *, forced: bool = False) -> Step:

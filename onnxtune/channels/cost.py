@@ -38,6 +38,8 @@ TRAFFIC = 8.0
 COPY, CALL = 8.0, 1e5
 """Cost of one element that a Slice or Pad copies, and of running that node at all."""
 
+ANY_CPU = "cpu-any"
+"""Provider name under which a rule is told not to look at the processor that it runs on."""
 Sizes = Mapping[int, int]
 """Run -> number of channels, for runs that differ from now."""
 
@@ -79,6 +81,8 @@ class Target:
 
     @staticmethod
     def of(provider: str) -> Target:
+        if provider == ANY_CPU:
+            return Target("cpu", 8)
         if provider != "cpu":
             return Target("cuda", 0)
         features = cpu_features()

@@ -82,6 +82,11 @@ from onnxtune.cli.options import (
     metavar="SECONDS",
     help="Seconds after which nothing new is measured.",
 )
+@option(
+    "--measure/--no-measure",
+    default=True,
+    help="Without: time nothing; keep exact rewrites that do less work as counted. The same bytes on every machine.",
+)
 @option("--dry-run", is_flag=True, help="Do everything but write the result.")
 @option("--cache/--no-cache", default=True, help="Use measurements that were taken before.")
 @option("--save-as-external-data", is_flag=True, help="Weights into FILE.data beside the result.")
@@ -136,6 +141,7 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
             rtol=flags["rtol"],
             atol=flags["atol"],
             time_budget=flags["time_budget"],
+            measure=flags["measure"],
             seed=flags["seed"],
             cache=flags["cache"],
             notify=notify,

@@ -64,6 +64,8 @@ def headline(report: Report) -> str:
         return f"[bold]{name}[/]: already tuned under these settings; nothing to do"
     if report.status == "over budget":
         return f"[bold]{name}[/]: [bold red]not written[/], what was asked for costs more than --max-drop allows"
+    if comparison is None and report.kept:
+        return f"[bold]{name}[/]: {len(report.kept)} rewrites, {report.status}: the whole model was not timed"
     if report.status == "nothing to gain" or comparison is None:
         extra = f" (best attempt {ratio(comparison)})" if comparison else ""
         return f"[bold]{name}[/]: nothing to gain, the original is kept{extra}"

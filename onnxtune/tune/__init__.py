@@ -62,7 +62,7 @@ def _loop(run: Run) -> tuple[Model, Report]:
         found = calibrated.spend(run, base, steps, run.calibration)
         if found is not None:
             return found
-    elif run.calibrated:
+    elif run.calibrated and run.options.measure:
         promise(run, apply(base, [s.proposal for s in steps]))
     idle = prune_enabling(steps)
     if idle:

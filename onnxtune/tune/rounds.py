@@ -19,12 +19,12 @@ from onnxtune.region import extract
 from onnxtune.rule import Rule
 from onnxtune.select import select
 from onnxtune.steps import Step, step_of
+from onnxtune.trial import Trial
+from onnxtune.tune.estimate import WRITTEN, saved_work
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import UNDONE, no_gain, slower
 
 ROUND_LIMIT = 8
-WRITTEN = 8
-"""Multiply-accumulates that take as long as writing one value, roughly."""
 
 
 def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule]) -> list[Step]:
@@ -61,9 +61,14 @@ def _judge(run: Run, facts: Facts, proposals: Sequence[Proposal], label: str) ->
         proposal = proposals[i]
         run.notify(f"{label}: measuring {proposal.rule}", done, len(proposals))
         forced = proposal.rule in run.options.force
+        estimate, trial = 0.0, Trial(None)
         with run.stage("measure"):
-            trial = run.timer.region(facts, proposal)
-        step = step_of(facts, proposal, trial.comparison, forced=forced)
+            if run.options.measure:
+                trial = run.timer.region(facts, proposal)
+            else:
+                estimate, why = saved_work(facts, proposal)
+                trial = Trial(None, why)
+        step = replace(step_of(facts, proposal, trial.comparison, forced=forced), estimate=estimate)
         if not (step.pays or (proposal.enabling and trial.comparison and not slower(trial.comparison))):
             run.journal.reject(proposal, "measure", trial.problem or no_gain(trial.comparison), trial.comparison)
             continue

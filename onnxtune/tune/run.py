@@ -11,6 +11,7 @@ from typing import Any
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache
 from onnxtune.calibrate.points import Calibration
+from onnxtune.channels.cost import ANY_CPU
 from onnxtune.facts import Facts
 from onnxtune.feeds import Case, cases
 from onnxtune.model import Model
@@ -69,7 +70,10 @@ class Run:
         found = {name: dict(values) for name, values in self.options.settings.items()}
         for rule in {*self.rules, *self.calibrated}:
             if "provider" in rule.card.settings:
-                found.setdefault(rule.name, {}).setdefault("provider", self.target.label.lower())
+                known = self.target.label.lower()
+                if not self.options.measure and known == "cpu":
+                    known = ANY_CPU
+                found.setdefault(rule.name, {}).setdefault("provider", known)
         return found
 
     def facts_of(self, model: Model) -> Facts:
