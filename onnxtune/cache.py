@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from onnxtune.measure import Plan
 from onnxtune.model import Model
 from onnxtune.runtime import Target, versions
 
+LOG = logging.getLogger(__name__)
 FORMAT = "2"
 SMALL = 64
 """Elements up to which the value of an integer constant counts as structure (shapes, axes, indices)."""
@@ -68,15 +70,18 @@ class Cache:
         if self.path is None or blurred:
             return  # what a busy machine could not tell is asked again next time
         row = (key, np.stack([result.before, result.after, result.again]).tobytes())
-        with contextlib.suppress(OSError, sqlite3.OperationalError):  # read-only, full, locked for too long
+        try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._insert(row)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError:  # damaged: measurements can be taken again
+                LOG.warning("%s is damaged; it is made anew", self.path)
                 self._remove()
                 self._insert(row)
+        except (OSError, sqlite3.OperationalError) as error:  # read-only, full, locked for too long
+            LOG.warning("%s: a measurement cannot be kept (%s)", self.path, error)
 
     def info(self) -> Mapping[str, Any]:
         """Where the cache is, how many comparisons it holds and how many bytes it takes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from onnxtune.errors import ModelError, one_line
 from onnxtune.external import span
 from onnxtune.wellformed import fault, tensors
 
+LOG = logging.getLogger(__name__)
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that still fit one protobuf message (2 GiB less a margin for the graph itself)."""
 
@@ -149,6 +151,7 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
         with trying("file", os.fspath(source)):
             model = _read(Path(source))
             _check(model)
+    LOG.info("%s: %d nodes, opset %d", model.name, len(model.proto.graph.node), model.opset)
     return model
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import os
 import platform
 import re
@@ -32,6 +33,7 @@ Feeds = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
 Level = Literal["disable", "basic", "extended", "layout", "all"]
 
+LOG = logging.getLogger(__name__)
 RUN_SECONDS = 300.0
 """Longest that one inference may take when a model is tried: a Loop may be told to run for ever."""
 IN_MEMORY = 64 * 2**20
@@ -174,6 +176,7 @@ class Session:
             raise
         except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
             raise ModelError(f"{model.name}: ONNX Runtime cannot load it ({plain(error)})") from None
+        LOG.debug("%s: %d nodes loaded on %s, level %s", model.name, len(model.proto.graph.node), target.label, level)
         active = self.session.get_providers()
         if not active or active[0] != target.provider:
             raise unusable(target.provider, f"ONNX Runtime fell back to {', '.join(active) or 'nothing'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from onnxtune.region import extract, neighbourhood
 from onnxtune.runtime import Session, Target
 from onnxtune.shapes import describe
 
+LOG = logging.getLogger(__name__)
 REGION_PLAN = Plan(warmup=0.02, rounds=20, duration=0.6, precision=0.02, patience=4)
 ENABLING_PLAN = Plan(warmup=0.01, rounds=16, duration=0.15, precision=0.03)
 """For rewrites that ONNX Runtime mostly does itself: there are many, and they stay where others need them."""
@@ -95,6 +97,7 @@ class Timer:
                 session.run(feeds)
         except ModelError as error:
             return Trial(None, str(error))
+        LOG.debug("timing %d against %d nodes", len(before.proto.graph.node), len(after.proto.graph.node))
         result = measure(runners[0], runners[1], runners[2], plan)
         self.cache.put(key, result)
         if tensor_bytes(before) > LARGE:

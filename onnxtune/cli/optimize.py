@@ -93,7 +93,7 @@ from onnxtune.cli.options import (
 @option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON; - prints it alone.")
 @config_option
 @option("-q", "--quiet", is_flag=True, help="Print errors only.")
-@option("-v", "--verbose", count=True, show_default=False, help="Say more; -vv shows tracebacks.")
+@option("-v", "--verbose", count=True, show_default=False, help="Say more, and log decisions on stderr; -vv: all of it, and tracebacks.")
 @click.pass_context
 def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: str | None, **flags: Any) -> int:
     """Rewrite MODEL so that it runs faster on ONNX Runtime, or say that nothing was to be gained.
@@ -102,6 +102,7 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
     reason. When nothing pays, the result is the original.
     """
     from onnxtune.api import optimize
+    from onnxtune.cli.logs import logs
     from onnxtune.cli.progress import progress
     from onnxtune.errors import GateError
     from onnxtune.model import write_text
@@ -110,7 +111,7 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
 
     target = output or model.with_suffix(".tuned.onnx")
     _check_outputs(model, None if flags["dry_run"] else target, json_file)
-    with progress(show=not flags["quiet"]) as notify:
+    with logs(flags["verbose"]), progress(show=not flags["quiet"] and not flags["verbose"]) as notify:
         result = optimize(
             model,
             providers=flags["providers"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,9 @@ from onnxtune.tune.run import Run
 from onnxtune.tune.wording import why_kept
 
 
+LOG = logging.getLogger(__name__)
+
+
 def finish(
     run: Run, result: Model, status: Status, comparison: Comparison | None, wholes: list[Kept], steps: Sequence[Step]
 ) -> tuple[Model, Report]:
@@ -30,6 +34,9 @@ def finish(
     others = [o for o in run.journal.outcomes if not (isinstance(o, Rejected) and o.rewrite in took_place)]
     outcomes = (*wholes, *kept, *others)
     verdict = run.verifier.verify(result) if wholes and not steps else run.verdict
+    for row in (*wholes, *kept):
+        LOG.info("%s: %s is kept (%s)", row.rewrite.rule, row.rewrite.title, row.reason)
+    LOG.info("%s: %s", run.original.name, status)
     report = Report(
         model=run.original.name,
         status=status,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -9,6 +10,9 @@ from onnxtune.compare import Comparison
 from onnxtune.proposal import Decline, ModelProposal, Proposal
 from onnxtune.propose import TIME_UP
 from onnxtune.report import Outcome, Rejected, Stage, describe
+
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -25,6 +29,9 @@ class Journal:
         known = {o for o in self.outcomes if isinstance(o, Decline)}
         new = dict.fromkeys(d for d in declines if d not in known)
         self.outcomes += new
+        for decline in new:
+            failed = TIME_UP in decline.reason or " failed (" in decline.reason
+            LOG.log(logging.WARNING if failed else logging.DEBUG, "%s at '%s': %s", decline.rule, decline.node, decline.reason)
         self.barred |= {d.rule for d in new if TIME_UP in d.reason}
 
     def reject(
@@ -37,6 +44,7 @@ class Journal:
         last: bool = True,
     ) -> None:
         """Note a rewrite as not kept; `last`: do not try it again in later rounds."""
+        LOG.info("%s: %s is not kept (%s: %s)", proposal.rule, proposal.title, stage, reason)
         self.add(Rejected(describe(proposal), stage, reason, comparison))
         if last and isinstance(proposal, Proposal):
             self._refused.add(_identity(proposal))
