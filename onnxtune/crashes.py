@@ -25,13 +25,13 @@ FOLDER = "ONNXTUNE_CRASH_NOTES"
 NOTE, KNOWN = "under-way", "known.json"
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """What is to be tried has brought the process down before; the text says how."""
 
 
 @contextlib.contextmanager
 def trying(kind: str, what: str, key: str | None = None) -> Iterator[None]:
-    """Note that `what` is under way. `kind`: model, rule or file. Raises Crash when it is known to end the process."""
+    """Note that `what` is under way. `kind`: model, rule or file. Raises CrashError when it is known to end the process."""
     folder = os.environ.get(FOLDER)
     if folder is None:
         yield
@@ -39,7 +39,7 @@ def trying(kind: str, what: str, key: str | None = None) -> Iterator[None]:
     key = key or f"{kind} {what}"
     how = known(Path(folder)).get(key)
     if how is not None:
-        raise Crash(how)
+        raise CrashError(how)
     path = Path(folder) / NOTE
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     path.write_text(json.dumps({"kind": kind, "what": what, "key": key}), encoding="utf-8")

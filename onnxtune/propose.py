@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 
 from onnxtune.calibrate.level import Level
-from onnxtune.crashes import Crash, trying
+from onnxtune.crashes import CrashError, trying
 from onnxtune.errors import OnnxtuneError, one_line
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
@@ -32,7 +32,7 @@ TIME_UP = "it took longer than"
 
 
 def guarded(rule: Rule, nodes: int, work: Callable[[], object], failed: Callable[[str], None]) -> None:
-    """Do `work`, a rule's own code: it may be anybody's, and what it raises or how long it takes must not cost the rest.
+    """Do `work`, a rule's own code: it may be anybody's; what it raises, or how long it takes, must not cost the rest.
 
     `failed` is told why it was stopped: an exception, the time limit, or that it brought the process down before.
     onnxtune's own errors pass.
@@ -45,7 +45,7 @@ def guarded(rule: Rule, nodes: int, work: Callable[[], object], failed: Callable
         raise
     except TimeUp:
         failed(f"{TIME_UP} {limit:.0f} s")
-    except Crash as crash:
+    except CrashError as crash:
         failed(f"the process died of {crash} in it")
     except (Exception, SystemExit) as error:  # scripts that were made rules like to exit
         failed(f"{type(error).__name__}: {one_line(error)}")

@@ -14,7 +14,6 @@ form may define `levels` beside it, for the calibrated forms of the same idea.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any, Literal, get_args
 
 from onnxtune.errors import RuleError
 from onnxtune.patterntext import Pattern
+from onnxtune.tomlfile import read_toml
 
 OWN = "onnxtune"
 """Where our own rules come from, as cards say."""
@@ -111,13 +111,7 @@ _NAMES = ("constants", "optional", "optional_nodes")
 
 def read_card(path: Path, source: str = OWN) -> Card:
     """Read a rule's TOML. Raises RuleError with the file and the key for anything unexpected."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RuleError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RuleError(f"{path}: not valid TOML ({error})") from None
-    return _card(table, path, source)
+    return _card(read_toml(path, RuleError), path, source)
 
 
 def _card(table: Mapping[str, Any], path: Path, source: str) -> Card:

@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxtune.crashes import Crash, model_key, noted, trying
+from onnxtune.crashes import CrashError, model_key, noted, trying
 from onnxtune.errors import ModelError, ProviderError, UsageError, one_line
 from onnxtune.model import PROTOBUF_LIMIT, Model
 
@@ -134,7 +134,7 @@ def bind(session: Any, feeds: Feeds, device: str, device_id: int = 0) -> Callabl
     return call
 
 
-class Endless(ModelError):
+class EndlessError(ModelError):
     """One inference takes longer than RUN_SECONDS."""
 
 
@@ -182,7 +182,7 @@ class Session:
             raise unusable(target.provider, f"ONNX Runtime fell back to {', '.join(active) or 'nothing'}")
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> Outputs:
-        """One inference; outputs by name. Raises ModelError with ONNX Runtime's reason, Endless after RUN_SECONDS."""
+        """One inference; outputs by name. Raises ModelError with ONNX Runtime's reason, EndlessError after RUN_SECONDS."""
         names = list(outputs) if outputs is not None else [o.name for o in self.session.get_outputs()]
         options = ort().RunOptions()
         watch = threading.Timer(RUN_SECONDS, setattr, (options, "terminate", True))
@@ -195,7 +195,7 @@ class Session:
             raise
         except Exception as error:  # see above
             if options.terminate:
-                raise Endless(f"{self.name}: one inference takes more than {RUN_SECONDS:g} s") from None
+                raise EndlessError(f"{self.name}: one inference takes more than {RUN_SECONDS:g} s") from None
             raise ModelError(f"{self.name}: ONNX Runtime cannot run it ({plain(error)})") from None
         finally:
             watch.cancel()
@@ -207,7 +207,7 @@ class Session:
         try:
             with trying("model", self.name, self._key):
                 yield
-        except Crash as crash:
+        except CrashError as crash:
             raise ModelError(f"{self.name}: ONNX Runtime cannot run it (it dies of {crash})") from None
 
     def runner(self, feeds: Feeds) -> Runner:

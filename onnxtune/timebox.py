@@ -42,7 +42,7 @@ class _Watch:
         self.ended = True
 
     def close(self, withdraw: Callable[[], object]) -> None:
-        """End the watch; an exception that was sent and has not come yet is withdrawn, or swallowed if it comes here."""
+        """End the watch; an exception that was sent and has not come yet is withdrawn, or swallowed where it comes."""
         while True:
             try:
                 self.over = True

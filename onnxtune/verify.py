@@ -24,7 +24,7 @@ from onnxtune.facts import Facts
 from onnxtune.feeds import Case, Feeds
 from onnxtune.memory import check_fits
 from onnxtune.model import Model
-from onnxtune.runtime import CPU, Endless, Level, Outputs, Session, Target
+from onnxtune.runtime import CPU, EndlessError, Level, Outputs, Session, Target
 
 PLAIN_LEVELS: tuple[Level, ...] = ("disable", "basic", "all")
 """Levels at which the original is run plainly, the first at which it runs. (Of some ONNX Runtime needs its first
@@ -87,7 +87,7 @@ class Verifier:
             self.levels: tuple[Level, Level] = (level, "all")
             try:
                 self._refer(original, tests, seed)
-            except Endless:
+            except EndlessError:
                 raise
             except ModelError as error:
                 problems.append(str(error))
@@ -103,7 +103,7 @@ class Verifier:
         for case in tests:
             try:
                 self._references.append(_reference(plain, tuned, case, seed))
-            except Endless:
+            except EndlessError:
                 raise
             except ModelError as error:
                 self.skipped.append(f"{case.name}: {error}")

@@ -16,6 +16,7 @@ ORDER = (
     "wellformed",
     "crashes",
     "timebox",
+    "tomlfile",
     "external",
     "model",
     "shapes",

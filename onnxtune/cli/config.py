@@ -6,7 +6,6 @@ Keys are the flags' names (`time-budget` or `time_budget`); `[rules.NAME]` table
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import click
 
 from onnxtune.errors import UsageError
+from onnxtune.tomlfile import read_toml
 
 
 def read(path: Path | None) -> tuple[dict[str, Any], str]:
@@ -27,12 +27,7 @@ def read(path: Path | None) -> tuple[dict[str, Any], str]:
 
 
 def _table(path: Path) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid TOML ({error})") from None
+    table = read_toml(path, UsageError)
     if path.name == "pyproject.toml":
         table = table.get("tool", {}).get("onnxtune", {})
     return table

@@ -93,7 +93,13 @@ from onnxtune.cli.options import (
 @option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON; - prints it alone.")
 @config_option
 @option("-q", "--quiet", is_flag=True, help="Print errors only.")
-@option("-v", "--verbose", count=True, show_default=False, help="Say more, and log decisions on stderr; -vv: all of it, and tracebacks.")
+@option(
+    "-v",
+    "--verbose",
+    count=True,
+    show_default=False,
+    help="Say more, and log decisions on stderr; -vv: all of it, and tracebacks.",
+)
 @click.pass_context
 def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: str | None, **flags: Any) -> int:
     """Rewrite MODEL so that it runs faster on ONNX Runtime, or say that nothing was to be gained.

@@ -21,7 +21,6 @@ from onnxtune.tune.options import Options
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import why_kept
 
-
 LOG = logging.getLogger(__name__)
 
 

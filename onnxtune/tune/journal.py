@@ -11,7 +11,6 @@ from onnxtune.proposal import Decline, ModelProposal, Proposal
 from onnxtune.propose import TIME_UP
 from onnxtune.report import Outcome, Rejected, Stage, describe
 
-
 LOG = logging.getLogger(__name__)
 
 
@@ -31,7 +30,13 @@ class Journal:
         self.outcomes += new
         for decline in new:
             failed = TIME_UP in decline.reason or " failed (" in decline.reason
-            LOG.log(logging.WARNING if failed else logging.DEBUG, "%s at '%s': %s", decline.rule, decline.node, decline.reason)
+            LOG.log(
+                logging.WARNING if failed else logging.DEBUG,
+                "%s at '%s': %s",
+                decline.rule,
+                decline.node,
+                decline.reason,
+            )
         self.barred |= {d.rule for d in new if TIME_UP in d.reason}
 
     def reject(

@@ -60,4 +60,8 @@ class Options:
             "provider_options": dict(target.options),
         }
         # What is not measured does not depend on these, and is to be the same bytes everywhere.
-        return {**found, "threads": target.threads, "device": target.device} if self.measure else {**found, "measure": False}
+        return (
+            {**found, "threads": target.threads, "device": target.device}
+            if self.measure
+            else {**found, "measure": False}
+        )

@@ -62,7 +62,9 @@ class Count:
 
     def __str__(self) -> str:
         ends = ", ".join(f"{n} {how}" for how, n in sorted(self.ended.items()))
-        lines = [f"{self.kind}: tried {self.tried}, survived {self.tried - len(self.lost)}, lost {len(self.lost)} ({ends})"]
+        lines = [
+            f"{self.kind}: tried {self.tried}, survived {self.tried - len(self.lost)}, lost {len(self.lost)} ({ends})"
+        ]
         return "\n".join([*lines, *(f"  LOST {x}" for x in self.lost)])
 
 
@@ -163,7 +165,9 @@ def kills(folder: Path, tries: int, rng: random.Random, longest: dict[float, flo
             how = "output complete"
             problem = problem or unusable(out)
         count.add(how, f"try {number}: {problem}" if problem else "")
-    last = subprocess.run(command(model, "-o", out), env=environment(cache), capture_output=True, text=True, check=False)
+    last = subprocess.run(
+        command(model, "-o", out), env=environment(cache), capture_output=True, text=True, check=False
+    )
     problem = last.stderr if last.returncode else unusable(out)
     count.add("a last run on the same cache", problem)
     return count
@@ -239,7 +243,9 @@ def files(folder: Path) -> Count:
     model = folder / "model.onnx"
     network(model)
 
-    def run(*more: object, source: Path = model, where: Path = cache, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        *more: object, source: Path = model, where: Path = cache, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         words = command(source, *more)
         return subprocess.run(words, env=environment(where), capture_output=True, text=True, check=False, **options)
 
@@ -254,7 +260,6 @@ def files(folder: Path) -> Count:
         if how == "tmpfs":
             done = run("-o", folder / "out.onnx", where=small / "cache")
             _expect(count, "full disk under the cache", done, (0,), "")
-    out = folder / "out.onnx"
     done = run("-o", model)
     _expect(count, "output = input", done, (0,), "")
     count.add("output = input is whole", unusable(model))
@@ -307,7 +312,9 @@ def full_disk(folder: Path) -> Iterator[tuple[Path, str]]:
     folder.mkdir()
     mounted = os.name == "posix" and os.geteuid() == 0 and shutil.which("mount") is not None
     if mounted:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "onnxtune", folder], capture_output=True, check=False)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=200k", "onnxtune", folder], capture_output=True, check=False
+        )
         mounted = done.returncode == 0
     try:
         yield folder, "tmpfs" if mounted else "limit"

@@ -284,7 +284,13 @@ def _alone(number: int, seed: int) -> str:
         command = [sys.executable, "-m", "onnxtune", arguments[0], str(path), *arguments[1:]]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=SECONDS, env=_environment(), preexec_fn=_bound
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=SECONDS,
+                env=_environment(),
+                preexec_fn=_bound,
             )
         except subprocess.TimeoutExpired:
             return f"hangs for more than {SECONDS} s"

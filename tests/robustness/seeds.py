@@ -54,9 +54,7 @@ def branching() -> onnx.ModelProto:
 
 def functional() -> onnx.ModelProto:
     """A local function that is called twice."""
-    proto = parsed(
-        "g (float[N, 4] x) => (float[N, 4] y) { a = com.example.twice (x)  y = com.example.twice (a) }"
-    )
+    proto = parsed("g (float[N, 4] x) => (float[N, 4] y) { a = com.example.twice (x)  y = com.example.twice (a) }")
     node = onnx.helper.make_node("Add", ["p", "p"], ["q"])
     proto.functions.append(
         onnx.helper.make_function("com.example", "twice", ["p"], ["q"], [node], [onnx.helper.make_opsetid("", 17)])

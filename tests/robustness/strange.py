@@ -53,7 +53,9 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def parsed(body: str, weights: dict[str, Any] | None = None, *, opset: int = 17, ir: int = 8, more: str = "") -> onnx.ModelProto:
+def parsed(
+    body: str, weights: dict[str, Any] | None = None, *, opset: int = 17, ir: int = 8, more: str = ""
+) -> onnx.ModelProto:
     proto = onnx.parser.parse_model(f'<ir_version: {ir}, opset_import: ["": {opset}{more}]> {body}')
     for name, value in (weights or {}).items():
         proto.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
@@ -146,15 +148,20 @@ def types() -> Iterator[tuple[str, onnx.ModelProto]]:
     yield "Sequence output", parsed(
         f"g (float[2, 3, 8, 8] x) => (seq(float[A, 8, 8, 8]) y) {{ {CONV} r2 = Relu (n) y = SplitToSequence <axis = 0> (r2) }}",
         conv_weights(*MORE))  # fmt: skip
-    yield "Sequence input", parsed(
-        "g (seq(float[2, 4]) x) => (float[A, 4] y) { y = ConcatFromSequence <axis = 0> (x) }")
+    yield (
+        "Sequence input",
+        parsed("g (seq(float[2, 4]) x) => (float[A, 4] y) { y = ConcatFromSequence <axis = 0> (x) }"),
+    )
     yield "Optional inside", parsed(
         f"g (float[N, 3, 8, 8] x) => (float[N, 8, 8, 8] y) {{ {CONV} o = Optional (n) q = OptionalGetElement (o) y = Relu (q) }}",
         conv_weights(*MORE))  # fmt: skip
     yield "string tensors", parsed(
         f"""g (float[N, 3, 8, 8] x, string[N] t) => (float[N, 8, 8, 8] y, string[N] u) {{ {CONV} y = Relu (n) u = Identity (t) }}""",
         conv_weights(*MORE))  # fmt: skip
-    strings = parsed(f"g (float[N, 3, 8, 8] x) => (float[N, 8, 8, 8] y, string[2] u) {{ {CONV} y = Relu (n) u = Identity (k) }}", conv_weights(*MORE))
+    strings = parsed(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 8, 8, 8] y, string[2] u) {{ {CONV} y = Relu (n) u = Identity (k) }}",
+        conv_weights(*MORE),
+    )
     strings.graph.initializer.append(helper.make_tensor("k", TensorProto.STRING, [2], [b"cat", "dög".encode()]))
     yield "string weights", strings
     yield "zero-size dimension", parsed(
@@ -163,16 +170,28 @@ def types() -> Iterator[tuple[str, onnx.ModelProto]]:
     yield "zero-size weight", parsed(
         f"g (float[N, 3, 8, 8] x) => (float[N, 8, 8, 8] y) {{ {CONV} q = Concat <axis = 1> (n, e) y = Relu (q) }}",
         {**conv_weights(*MORE), "e": np.zeros((1, 0, 8, 8), np.float32)})  # fmt: skip
-    yield "zero-size input", parsed(
-        f"g (float[0, 3, 8, 8] x) => (float[0, 8, 8, 8] y) {{ {CONV} y = Relu (n) }}", conv_weights(*MORE))
+    yield (
+        "zero-size input",
+        parsed(f"g (float[0, 3, 8, 8] x) => (float[0, 8, 8, 8] y) {{ {CONV} y = Relu (n) }}", conv_weights(*MORE)),
+    )
     yield "scalar input", parsed(
         f"g (float[N, 3, 8, 8] x, float a) => (float[N, 8, 8, 8] y) {{ {CONV} q = Mul (n, a) y = LRN <size = 3> (q) }}",
         conv_weights(*MORE))  # fmt: skip
-    yield "scalar output", parsed(
-        f"g (float[1, 3, 8, 8] x) => (float y) {{ {CONV} q = Relu (n) y = ReduceMean <keepdims = 0> (q) }}", conv_weights(*MORE))
+    yield (
+        "scalar output",
+        parsed(
+            f"g (float[1, 3, 8, 8] x) => (float y) {{ {CONV} q = Relu (n) y = ReduceMean <keepdims = 0> (q) }}",
+            conv_weights(*MORE),
+        ),
+    )
     yield "complex numbers", parsed("g (float[1, 8, 1] x) => (float[1, 8, 2] y) { y = DFT <axis = 1> (x) }")
-    yield "integers only", parsed(
-        "g (int64[N, 4] x) => (int64[N, 4] y) { a = Add (x, k) b = Mul (a, k) y = Abs (b) }", {"k": np.array([1, 2, 3, 4])})
+    yield (
+        "integers only",
+        parsed(
+            "g (int64[N, 4] x) => (int64[N, 4] y) { a = Add (x, k) b = Mul (a, k) y = Abs (b) }",
+            {"k": np.array([1, 2, 3, 4])},
+        ),
+    )
 
 
 def wiring() -> Iterator[tuple[str, onnx.ModelProto]]:
@@ -218,14 +237,23 @@ def wiring() -> Iterator[tuple[str, onnx.ModelProto]]:
     proto.graph.node[2].input[0] = proto.graph.node[2].input[0]
     proto.graph.value_info.append(helper.make_tensor_value_info("q", 1, [7, 7]))
     yield "a false value_info", proto
-    yield "an input that nothing reads", parsed(
-        f"g (float[N, 3, 8, 8] x, float[4] idle) => (float[N, 8, 8, 8] y) {{ {body} }}", conv_weights(*MORE, "v"))
+    yield (
+        "an input that nothing reads",
+        parsed(
+            f"g (float[N, 3, 8, 8] x, float[4] idle) => (float[N, 8, 8, 8] y) {{ {body} }}", conv_weights(*MORE, "v")
+        ),
+    )
     yield "weights that are inputs", _listed(plain())
     yield "unused optional outputs", parsed(
         """g (float[N, 3, 8, 8] x) => (float[N, 8, A, B] y) { c = Conv (x, w) p, i = MaxPool <kernel_shape = [2, 2]> (c)
            d, k = Dropout (p) y = Relu (d) }""", conv_weights("w"))  # fmt: skip
-    yield "mask of Dropout is an output", parsed(
-        f"g (float[N, 3, 8, 8] x) => (float[N, 8, 8, 8] y, bool[N, 8, 8, 8] k) {{ {CONV} y, k = Dropout (n) }}", conv_weights(*MORE))
+    yield (
+        "mask of Dropout is an output",
+        parsed(
+            f"g (float[N, 3, 8, 8] x) => (float[N, 8, 8, 8] y, bool[N, 8, 8, 8] k) {{ {CONV} y, k = Dropout (n) }}",
+            conv_weights(*MORE),
+        ),
+    )
     names = plain()
     new = {n: f"/model/层.{i}:0 ü" for i, n in enumerate(["c", "n", "q", "l"])}
     for node in names.graph.node:
@@ -234,13 +262,25 @@ def wiring() -> Iterator[tuple[str, onnx.ModelProto]]:
     yield "names of all characters", names
     sparse = parsed("g (float[N, 4] x) => (float[N, 3] y) { q = MatMul (x, k) y = Relu (q) }")
     values = numpy_helper.from_array(np.array([1.5, -2, 3], np.float32), "k")
-    sparse.graph.sparse_initializer.append(helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0, 5, 10])), [4, 3]))
+    sparse.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0, 5, 10])), [4, 3])
+    )
     yield "sparse initializer", sparse
     yield "sparse constant", _sparse_constant()
-    yield "an unknown domain", parsed(
-        f"{head} {{ {CONV} q = elsewhere.Gadget (n) y = Relu (q) }}", conv_weights(*MORE), more=', "elsewhere": 1')
-    yield "Microsoft's operators", parsed(
-        f"{head} {{ {CONV} q = com.microsoft.Gelu (n) y = LRN <size = 3> (q) }}", conv_weights(*MORE), more=', "com.microsoft": 1')
+    yield (
+        "an unknown domain",
+        parsed(
+            f"{head} {{ {CONV} q = elsewhere.Gadget (n) y = Relu (q) }}", conv_weights(*MORE), more=', "elsewhere": 1'
+        ),
+    )
+    yield (
+        "Microsoft's operators",
+        parsed(
+            f"{head} {{ {CONV} q = com.microsoft.Gelu (n) y = LRN <size = 3> (q) }}",
+            conv_weights(*MORE),
+            more=', "com.microsoft": 1',
+        ),
+    )
     yield "domain ai.onnx spelt out", _spelt(plain())
     chain = "".join(f" t{i} = Relu ({'n' if i == 0 else f't{i - 1}'})" for i in range(300))
     yield "a chain of 300 nodes", parsed(f"{head} {{ {CONV}{chain} y = LRN <size = 3> (t299) }}", conv_weights(*MORE))
@@ -259,7 +299,9 @@ def _spelt(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _sparse_constant() -> onnx.ModelProto:
-    proto = parsed("g (float[N, 4] x) => (float[N, 3] y) { k = Constant <value_int = 1> () q = MatMul (x, k) y = Relu (q) }")
+    proto = parsed(
+        "g (float[N, 4] x) => (float[N, 3] y) { k = Constant <value_int = 1> () q = MatMul (x, k) y = Relu (q) }"
+    )
     values = numpy_helper.from_array(np.array([1.5, -2, 3], np.float32), "k")
     tensor = helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0, 5, 10])), [4, 3])
     proto.graph.node[0].CopyFrom(helper.make_node("Constant", [], ["k"], sparse_value=tensor))
@@ -271,9 +313,14 @@ def training() -> Iterator[tuple[str, onnx.ModelProto]]:
     yield "BatchNormalization in training", parsed(
         f"{head} {{ c = Conv <pads = [1,1,1,1]> (x, w) n, m1, r1 = BatchNormalization <training_mode = 1> (c, s, b, m, r) y = Relu (n) }}",
         conv_weights(*MORE))  # fmt: skip
-    yield "running means are outputs", parsed(
-        "g (float[2, 3, 8, 8] x) => (float[2, 8, 8, 8] y, float[8] m1, float[8] r1) { c = Conv <pads = [1,1,1,1]> (x, w)"
-        " n, m1, r1 = BatchNormalization <training_mode = 1> (c, s, b, m, r) y = Relu (n) }", conv_weights(*MORE))
+    yield (
+        "running means are outputs",
+        parsed(
+            "g (float[2, 3, 8, 8] x) => (float[2, 8, 8, 8] y, float[8] m1, float[8] r1) { c = Conv <pads = [1,1,1,1]> (x, w)"
+            " n, m1, r1 = BatchNormalization <training_mode = 1> (c, s, b, m, r) y = Relu (n) }",
+            conv_weights(*MORE),
+        ),
+    )
     yield "Dropout in training, ratio 0", parsed(
         f"{head} {{ {CONV} d = Dropout (n, p, t) y = Relu (d) }}",
         {**conv_weights(*MORE), "p": np.float32(0), "t": np.array(True)})  # fmt: skip
@@ -283,8 +330,10 @@ def training() -> Iterator[tuple[str, onnx.ModelProto]]:
     yield "epsilon and negative variance", parsed(
         f"{head} {{ c = Conv <pads = [1,1,1,1]> (x, w) n = BatchNormalization <epsilon = 0.5> (c, s, b, m, r) y = Relu (n) }}",
         {**conv_weights(*MORE), "r": -0.4 * np.ones(8, np.float32)})  # fmt: skip
-    yield "weights of NaN and infinity", parsed(
-        f"{head} {{ {CONV} y = Relu (n) }}", {**conv_weights(*MORE), "w": _poisoned()})
+    yield (
+        "weights of NaN and infinity",
+        parsed(f"{head} {{ {CONV} y = Relu (n) }}", {**conv_weights(*MORE), "w": _poisoned()}),
+    )
 
 
 def _poisoned() -> np.ndarray:
@@ -303,9 +352,15 @@ def numbers() -> Iterator[tuple[str, onnx.ModelProto]]:
     for value in (*bf16.graph.input, *bf16.graph.output):
         value.type.tensor_type.elem_type = TensorProto.BFLOAT16
     yield "network of bfloat16", bf16
-    weights = {"a": normal(6, 8).astype(np.float64), "c": normal(8).astype(np.float64), "d": normal(8, 8).astype(np.float64)}
-    yield "dense layers of double", parsed(
-        "g (double[N, 6] x) => (double[N, 8] y) { p = Gemm (x, a, c) q = Gemm (p, d) y = Tanh (q) }", weights)
+    weights = {
+        "a": normal(6, 8).astype(np.float64),
+        "c": normal(8).astype(np.float64),
+        "d": normal(8, 8).astype(np.float64),
+    }
+    yield (
+        "dense layers of double",
+        parsed("g (double[N, 6] x) => (double[N, 8] y) { p = Gemm (x, a, c) q = Gemm (p, d) y = Tanh (q) }", weights),
+    )
     yield "casts in between", parsed(
         f"g (float[N, 3, 8, 8] x) => (float[N, 8, 8, 8] y) {{ {CONV} h = Cast <to = 10> (n) q = Relu (h) y = Cast <to = 1> (q) }}",
         conv_weights(*MORE))  # fmt: skip
@@ -408,7 +463,9 @@ def difference(want: Any, have: Any) -> str:
     """Why two outputs are not the same ("" when they are)."""
     if isinstance(want, list):
         pairs = zip(want, have, strict=False)
-        return "another length" if len(want) != len(have) else next((d for w, h in pairs if (d := difference(w, h))), "")
+        return (
+            "another length" if len(want) != len(have) else next((d for w, h in pairs if (d := difference(w, h))), "")
+        )
     want, have = np.asarray(want), np.asarray(have)
     if want.shape != have.shape or want.dtype != have.dtype:
         return f"{have.dtype}{have.shape}, was {want.dtype}{want.shape}"
@@ -469,7 +526,11 @@ def judge(name: str, proto: onnx.ModelProto) -> Outcome:
     rules = tuple(result.report.counts())
     if proto.SerializeToString(deterministic=True) != before:
         return Outcome(name, "lost", "the caller's model was changed", rules)
-    broken = [o for o in result.report.outcomes if isinstance(o, Decline) and " failed (" in o.reason and o.rule not in FOREIGN]
+    broken = [
+        o
+        for o in result.report.outcomes
+        if isinstance(o, Decline) and " failed (" in o.reason and o.rule not in FOREIGN
+    ]
     if broken:
         return Outcome(name, "lost", f"{broken[0].rule}: {broken[0].reason}", rules)
     wrong = [r for r in result.report.rejected if r.stage == "verify" and r.rewrite.rule not in FOREIGN]

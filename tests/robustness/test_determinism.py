@@ -28,7 +28,13 @@ def digest(proto: onnx.ModelProto) -> str:
 
 
 def unmeasured(proto: onnx.ModelProto, **options: Any) -> onnxtune.Result:
-    settings: dict[str, Any] = {"threads": 1, "providers": "cpu", "plugins": False, "measure": False, "exact_only": True}
+    settings: dict[str, Any] = {
+        "threads": 1,
+        "providers": "cpu",
+        "plugins": False,
+        "measure": False,
+        "exact_only": True,
+    }
     return onnxtune.optimize(proto, **{**settings, **options})
 
 
@@ -54,7 +60,9 @@ def test_without_measuring_what_does_less_work_stays() -> None:
 
 @pytest.mark.usefixtures("no_clock")
 def test_nothing_to_save_gives_the_original() -> None:
-    proto = onnx.parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Relu (x) }')
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Relu (x) }'
+    )
     result = unmeasured(proto)
     assert result.report.status == "nothing to gain"
     assert list(result.model.graph.node) == list(proto.graph.node)
@@ -82,7 +90,9 @@ def convolutional_fixed() -> onnx.ModelProto:
     return proto
 
 
-@pytest.mark.parametrize("words", [("--no-measure",), ("--time-budget", "0", "--force-rules", "fold_batchnorm,simplify")])
+@pytest.mark.parametrize(
+    "words", [("--no-measure",), ("--time-budget", "0", "--force-rules", "fold_batchnorm,simplify")]
+)
 def test_processes_with_other_hash_seeds_give_the_same_file(tmp_path: Path, words: tuple[str, ...]) -> None:
     model = tmp_path / "model.onnx"
     onnx.save(convolutional_fixed(), model)
