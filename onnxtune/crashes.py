@@ -31,7 +31,7 @@ class CrashError(Exception):
 
 @contextlib.contextmanager
 def trying(kind: str, what: str, key: str | None = None) -> Iterator[None]:
-    """Note that `what` is under way. `kind`: model, rule or file. Raises CrashError when it is known to end the process."""
+    """Note that `what` is under way; `kind`: model, rule or file. Raises CrashError when it has ended a process."""
     folder = os.environ.get(FOLDER)
     if folder is None:
         yield

@@ -9,6 +9,9 @@ from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.model import tensor_bytes
 
+SESSIONS = 3
+"""How many sessions of a model are there at once when it is measured: before, after, and before again."""
+
 
 def peak_bytes(facts: Facts) -> int:
     """Weights, and the most that tensors take at once at the measured sizes, node by node in the graph's order.
@@ -35,15 +38,16 @@ def peak_bytes(facts: Facts) -> int:
 
 
 def check_fits(facts: Facts) -> None:
-    """Refuse a model of which one inference needs more memory than this machine has. Raises ModelError.
+    """Refuse a model that needs more memory than this machine has, SESSIONS times over. Raises ModelError.
 
     A shape costs nothing to write down: what it would take is known before anything is allocated.
     """
     need, have = peak_bytes(facts), physical_bytes()
-    if have and need > have:
+    if have and SESSIONS * need > have:
         raise ModelError(
-            f"{facts.model.name}: one inference takes {need / 1e9:.3g} GB at the measured sizes, more than the"
-            f" {have / 1e9:.3g} GB of this machine; give smaller --input-shapes where they are dynamic"
+            f"{facts.model.name}: one inference takes {need / 1e9:.3g} GB at the measured sizes, and {SESSIONS} times"
+            f" that is more than the {have / 1e9:.3g} GB of this machine; give smaller --input-shapes where they are"
+            " dynamic"
         )
 
 

@@ -122,6 +122,8 @@ def _card(table: Mapping[str, Any], path: Path, source: str) -> Card:
         raise RuleError(f"{path}: key '{min(missing)}' is missing")
     for key in _TEXT:
         _expect(table, key, str, path)
+        if not all(c.isprintable() or c in "\n\t" for c in table[key]):
+            raise RuleError(f"{path}: key '{key}' holds control characters")
     if table["name"] != path.stem:
         raise RuleError(f"{path}: name '{table['name']}' must equal the file's name '{path.stem}'")
     for key, kind in _OTHER.items():

@@ -182,7 +182,7 @@ class Session:
             raise unusable(target.provider, f"ONNX Runtime fell back to {', '.join(active) or 'nothing'}")
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> Outputs:
-        """One inference; outputs by name. Raises ModelError with ONNX Runtime's reason, EndlessError after RUN_SECONDS."""
+        """One inference; outputs by name. Raises ModelError with ONNX Runtime's reason, or EndlessError."""
         names = list(outputs) if outputs is not None else [o.name for o in self.session.get_outputs()]
         options = ort().RunOptions()
         watch = threading.Timer(RUN_SECONDS, setattr, (options, "terminate", True))

@@ -29,6 +29,8 @@ SUMMARIES = {
     "cache": "Show or clear the measurement cache.",
 }
 INTERRUPTED = 130
+LONGEST = 1500
+"""Characters that an error line may have."""
 SUPERVISED = ("optimize", "bench", "demo", "check", "compare")
 """Commands that hand models to native libraries: their work is done in a child process."""
 
@@ -125,5 +127,7 @@ def _counted_interrupts() -> list[int]:
 
 
 def _say(message: str, code: int) -> None:
-    click.echo(f"onnxtune: {' '.join(message.split())}", err=True)
+    # What a message repeats may come from a file: no escape sequences for the terminal, and no megabytes.
+    line = "".join(c for c in " ".join(message.split())[:LONGEST] if c.isprintable())
+    click.echo(f"onnxtune: {line}", err=True)
     sys.exit(code)

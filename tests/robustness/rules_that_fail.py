@@ -50,18 +50,18 @@ BAD: dict[str, tuple[str, str]] = {
     "details that are no numbers": ("def propose(facts, settings): yield whole(facts, details={'a': float('nan')})", "plain data"),
     "a title that is a number": ("def propose(facts, settings): yield whole(facts, title=3)", "no text"),
     "reads what is not there": (
-        "def propose(facts, settings):\n  n = facts.nodes[0]\n  new = onnx.helper.make_node('Relu', ['?'], [n.outputs[0]])\n"
-        "  yield whole(facts, n, fragment=Fragment((new,)))", "nothing makes"),
+        ("def propose(facts, settings):\n  n = facts.nodes[0]\n  new = onnx.helper.make_node('Relu', ['?'], [n.outputs[0]])\n"
+        "  yield whole(facts, n, fragment=Fragment((new,)))"), "nothing makes"),
     "an unknown operator": (
-        "def propose(facts, settings):\n  n = facts.nodes[0]\n  new = onnx.helper.make_node('Nonsense', [n.inputs[0]], [n.outputs[0]])\n"
-        "  yield whole(facts, n, fragment=Fragment((new,)))", ""),
+        ("def propose(facts, settings):\n  n = facts.nodes[0]\n  new = onnx.helper.make_node('Nonsense', [n.inputs[0]], [n.outputs[0]])\n"
+        "  yield whole(facts, n, fragment=Fragment((new,)))"), ""),
     "another function": ("def propose(facts, settings): yield with_weight(facts, onnx.numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), 'bad-weight'))", ""),
     "another shape": ("def propose(facts, settings): yield with_weight(facts, onnx.numpy_helper.from_array(np.ones((7, 3, 3, 3), np.float32), 'bad-weight'))", ""),
     "a weight that raises": ("def fail(): raise RuntimeError('late')\ndef propose(facts, settings): yield with_weight(facts, Later((8, 3, 3, 3), np.dtype('f4'), fail, 'bad-weight'))", "late"),
     "a weight of another shape": ("def propose(facts, settings): yield with_weight(facts, Later((8, 3, 3, 3), np.dtype('f4'), lambda: np.ones(3, 'f4'), 'bad-weight'))", "promised"),
     "a cycle": (
-        "def propose(facts, settings):\n  a = facts.nodes[0]\n  b = facts.consumers(a.outputs[0])[0]\n"
-        "  new = onnx.helper.make_node('Relu', [b.outputs[0]], [a.outputs[0]])\n  yield whole(facts, a, fragment=Fragment((new,)))", ""),
+        ("def propose(facts, settings):\n  a = facts.nodes[0]\n  b = facts.consumers(a.outputs[0])[0]\n"
+        "  new = onnx.helper.make_node('Relu', [b.outputs[0]], [a.outputs[0]])\n  yield whole(facts, a, fragment=Fragment((new,)))"), ""),
     "loops for ever": ("def propose(facts, settings):\n  while True: pass", "longer than"),
     "loops and catches": ("def propose(facts, settings):\n  while True:\n    try:\n      sum(range(1000))\n    except Exception: pass", "longer than"),
     "yields for ever": ("def propose(facts, settings):\n  while True: yield Decline('bad', '', 'no')", "longer than"),
@@ -78,16 +78,16 @@ DIES: dict[str, tuple[str, str]] = {
     "a model rule that aborts": ("def transform(proto, settings): os.abort()", "died of SIGABRT"),
     "a candidate that ONNX Runtime dies of": (
         # Stands for a provider that aborts: loading any model with this tensor in it ends the process.
-        "import onnxruntime\nreal = onnxruntime.InferenceSession\n"
+        ("import onnxruntime\nreal = onnxruntime.InferenceSession\n"
         "def session(source, *a, **k):\n  if isinstance(source, bytes) and b'bad-weight' in source: os.abort()\n  return real(source, *a, **k)\n"
         "onnxruntime.InferenceSession = session\n"
         "def propose(facts, settings):\n"
-        "  if not facts.exists('bad-weight'): yield with_weight(facts, onnx.numpy_helper.from_array(facts.constant(conv(facts).inputs[1]), 'bad-weight'))",
+        "  if not facts.exists('bad-weight'): yield with_weight(facts, onnx.numpy_helper.from_array(facts.constant(conv(facts).inputs[1]), 'bad-weight'))"),
         "it dies of SIGABRT"),
     "the original that ONNX Runtime dies of": (
-        "import onnxruntime\nreal = onnxruntime.InferenceSession\n"
+        ("import onnxruntime\nreal = onnxruntime.InferenceSession\n"
         "def session(source, *a, **k):\n  if isinstance(source, bytes) and b'probe' not in source: os.abort()\n  return real(source, *a, **k)\n"
-        "onnxruntime.InferenceSession = session\ndef propose(facts, settings): return []",
+        "onnxruntime.InferenceSession = session\ndef propose(facts, settings): return []"),
         "exit 3"),
 }  # fmt: skip
 

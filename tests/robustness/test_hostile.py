@@ -104,7 +104,7 @@ def test_links(tmp_path: Path) -> None:
         load(path)
     data.unlink()
     data.symlink_to(data)
-    with pytest.raises(ModelError, match="missing|outside"):
+    with pytest.raises(ModelError, match=r"missing|outside"):
         load(path)
     data.unlink()
     os.mkfifo(data)
@@ -323,10 +323,10 @@ def test_toml_of_rules_is_never_code(
     (folder / "mine.py").write_text("raise SystemError('the code of a rule is run')\n")
     with pytest.raises(SystemExit) as stop:
         main(["rules", "list", "--rules", str(folder)])
-    assert stop.value.code == 0, "listing imports no code of the rule"
-    out = capsys.readouterr().out
-    assert "mine" in out
-    assert "\x1b" not in out
+    out, err = capsys.readouterr()
+    assert stop.value.code == (2 if "\\u001b" in text else 0), "listing imports no code of the rule"
+    assert "mine" in out + err
+    assert "\x1b" not in out + err
     assert not (tmp_path / "pwned").exists()
 
 
