@@ -240,6 +240,11 @@ def test_npz_that_does_not_fit_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
         opened(bomb(tmp_path / "a.npz", (2**14, 3, 8, 8), 12 * 2**20))
 
 
+def labelled(path: Path, labels: Path) -> None:
+    with open_dataset(str(path), load(convolutional()), labels=labels):
+        pass
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return (os.system, ("touch pwned",))
@@ -255,11 +260,7 @@ def test_pickles_are_not_read(kind: str, tmp_path: Path, monkeypatch: pytest.Mon
     good = tmp_path / "good.npy"
     np.save(good, np.zeros((64, 3, 8, 8), np.float32))
     with pytest.raises(DataError, match="pickled"):
-        if kind == "labels":
-            with open_dataset(str(good), load(convolutional()), labels=path):
-                pass
-        else:
-            opened(path)
+        opened(path) if kind != "labels" else labelled(good, path)
     path.with_suffix(".npy").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(DataError):
         opened(path.with_suffix(".npy"))
