@@ -132,10 +132,11 @@ class Session:
     """A model loaded into ONNX Runtime on a target.
 
     Raises ModelError when ONNX Runtime refuses the model, ProviderError when the target's provider
-    does not become active.
+    does not become active. `trace`: where ONNX Runtime's profiler writes when `session.end_profiling` is called
+    (it adds the time and `.json` to the name).
     """
 
-    def __init__(self, model: Model, target: Target, level: Level = "all") -> None:
+    def __init__(self, model: Model, target: Target, level: Level = "all", trace: Path | None = None) -> None:
         self.target = target
         self.name = model.name
         library = ort()
@@ -150,6 +151,8 @@ class Session:
         }[level]
         options.intra_op_num_threads = target.threads
         options.log_severity_level = 4
+        if trace is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(trace)
         # Two sessions are timed in turn: the idle one's threads must not spin beside the busy one's.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers: list[Any] = [(target.provider, dict(target.options))]

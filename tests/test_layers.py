@@ -60,6 +60,8 @@ ORDER = (
     "measure",
     "cache",
     "trial",
+    "profile",
+    "subgraph",
     "verify",
     "localcheck",
     "memory",
