@@ -9,9 +9,17 @@ from onnxtune.errors import DataError, GateError, ModelError, OnnxtuneError, Pro
 
 if TYPE_CHECKING:
     from onnxtune.api import Result, optimize
+    from onnxtune.render.html import to_html
+    from onnxtune.render.markdown import to_markdown
     from onnxtune.report import Report
 
-_LAZY = {"optimize": "onnxtune.api", "Result": "onnxtune.api", "Report": "onnxtune.report"}
+_LAZY = {
+    "optimize": "onnxtune.api",
+    "Result": "onnxtune.api",
+    "Report": "onnxtune.report",
+    "to_html": "onnxtune.render.html",
+    "to_markdown": "onnxtune.render.markdown",
+}
 
 __all__ = [
     "DataError",
@@ -25,6 +33,8 @@ __all__ = [
     "UsageError",
     "__version__",
     "optimize",
+    "to_html",
+    "to_markdown",
 ]
 
 

@@ -44,6 +44,11 @@ class Profile:
     seconds: float
     clock: Literal["kernels", "launches"] = "kernels"
 
+    @property
+    def total(self) -> float:
+        """Seconds of all kernels together; less than `seconds`, which holds what the profiler itself takes."""
+        return sum(n.seconds for n in self.nodes)
+
 
 def profile(model: Model, target: Target, sizes: Mapping[str, tuple[int, ...]], *, seed: int = 0) -> Profile:
     """Run the model on random inputs of these sizes under the profiler.

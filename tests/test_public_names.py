@@ -22,6 +22,8 @@ NAMES = {
     "UsageError",
     "__version__",
     "optimize",
+    "to_html",
+    "to_markdown",
 }
 
 
