@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxtune import trial as plans
 from onnxtune.apply import apply
 from onnxtune.calibrate.judge import Judge
 from onnxtune.calibrate.level import Level
@@ -21,7 +22,6 @@ from onnxtune.proposal import Decline, Proposal
 from onnxtune.propose import propose_levels
 from onnxtune.report import Report, Status
 from onnxtune.steps import Step, prune_enabling, step_of
-from onnxtune.trial import MODEL_PLAN
 from onnxtune.tune.confirm import last_word
 from onnxtune.tune.finish import finish
 from onnxtune.tune.rounds import rounds
@@ -136,7 +136,7 @@ def _with(
     with run.stage("confirm"):
         exact = apply(base, [s.proposal for s in steps])
         timer = replace(run.timer, deadline=float("inf"))
-        bought = timer.models(exact, result, run.sizes, MODEL_PLAN).comparison
+        bought = timer.models(exact, result, run.sizes, plans.MODEL_PLAN).comparison
         last = last_word(run, result)
     pays = bought is not None and bought.verdict == "faster"
     best = last.comparison

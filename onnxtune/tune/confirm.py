@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnxtune import trial as plans
 from onnxtune.apply import apply
 from onnxtune.compare import Comparison
 from onnxtune.model import Model
 from onnxtune.report import Rejected, Report, Status
 from onnxtune.steps import Step, dependants
-from onnxtune.trial import CONFIRM_PLANS, Trial
+from onnxtune.trial import Trial
 from onnxtune.tune.finish import finish
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import no_gain, sharp
@@ -67,7 +68,7 @@ def last_word(run: Run, result: Model) -> Trial:
     The time budget does not hold here, but where it is 0 nothing is measured at all.
     """
     timer = replace(run.timer, deadline=float("inf")) if run.options.time_budget else run.timer
-    for plan in CONFIRM_PLANS:
+    for plan in plans.CONFIRM_PLANS:
         trial = timer.models(run.original, result, run.sizes, plan)
         if trial.comparison is None or trial.comparison.verdict != "no measurable change" or sharp(trial.comparison):
             break

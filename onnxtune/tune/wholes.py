@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import onnx
 
+from onnxtune import trial as plans
 from onnxtune.cache import structure
 from onnxtune.errors import ModelError, one_line
 from onnxtune.model import Model
@@ -15,7 +16,6 @@ from onnxtune.propose import propose
 from onnxtune.report import Kept, Rejected, describe
 from onnxtune.rule import Rule
 from onnxtune.steps import Step
-from onnxtune.trial import MODEL_PLAN
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import ENABLING, NOT_NEEDED, no_gain, slower
 
@@ -44,7 +44,7 @@ def prepare(
             run.journal.reject(proposal, "verify", verdict.reason)
             continue
         with run.stage("measure"):
-            trial = run.timer.models(base, after, run.sizes, MODEL_PLAN)
+            trial = run.timer.models(base, after, run.sizes, plans.MODEL_PLAN)
         comparison = trial.comparison
         if comparison and comparison.verdict == "faster":
             reason = "faster"
