@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
+from unicodedata import east_asian_width
 
 from onnxtune.render.layout import place
 from onnxtune.subgraph import Subgraph, SubgraphNode
 
 SHOWN = 24
 """Nodes that are drawn; a longer subgraph ends in a note."""
-CHARACTER = {"b": 8.4, "s": 7.0}
-"""Width of a character: bold operator names, small text (upper ends of common fonts)."""
+SIZE = {"b": 12.5, "s": 11.5}
+"""Font sizes of operator names (bold) and of small text, as the style sheet has them."""
 LINE, PADDING, LEAST, LONGEST = 16.0, 9.0, 84.0, 30
 
 
@@ -31,7 +32,7 @@ class _Box:
 
     @property
     def size(self) -> tuple[float, float]:
-        widest = max((len(text) * CHARACTER[kind] for kind, text in self.lines), default=0.0)
+        widest = max((_width(text, kind) for kind, text in self.lines), default=0.0)
         return max(widest + 2 * PADDING, LEAST if self.kind == "op" else 0.0), LINE * len(self.lines) + PADDING
 
 
@@ -129,6 +130,19 @@ def times(shape: Sequence[int]) -> str:
 
 def _same(values: Sequence[int]) -> str:
     return str(values[0]) if len(set(values)) == 1 else ",".join(map(str, values))
+
+
+def _width(text: str, kind: str) -> float:
+    """Of text in the widest of the common fonts (DejaVu Sans), rather too much than too little."""
+
+    def ems(character: str) -> float:
+        if east_asian_width(character) in "WF" or ord(character) > 0x2FFF:
+            return 1.05
+        if character in "mwMW@%—…→&":
+            return 1.0
+        return 0.79 if character.isupper() else 0.4 if character in "ijl|!.,:;'/\\ ()[]" else 0.66
+
+    return SIZE[kind] * (1.1 if kind == "b" else 1.0) * sum(map(ems, text))
 
 
 def _cut(text: str, *, tail: bool = False) -> str:

@@ -50,7 +50,7 @@ def to_html(report: Report) -> str:
     """The page as text. Every name from the model is escaped; long lists end in a count of what is left out."""
     from markupsafe import Markup
 
-    kept = _groups(report.kept)
+    same = words.grouped(words.by_saving(report.kept), _kind)
     beaten = [r for r in report.rejected if r.stage == "select"]
     tried = words.grouped(report.rejected, lambda r: (r.rewrite.rule, words.what(r.rewrite), r.stage))
     said = words.declines(d for d in report.declined if d.rule != CLASSES)
@@ -67,8 +67,8 @@ def to_html(report: Report) -> str:
         "operator_bars": _operator_bars(report.profile_before, report.profile_after),
         "node_bars": _node_bars(report.profile_before, report.profile_after),
         "front": Markup(charts.front(found)) if found and found["points"] else "",
-        "kept": kept[:GROUPS],
-        "kept_left": sum(g.count for g in kept[GROUPS:]),
+        "kept": [_group(items) for items in same[:GROUPS]],
+        "kept_left": sum(len(items) for items in same[GROUPS:]),
         "tried": tried[:GROUPS],
         "tried_left": sum(len(g) for g in tried[GROUPS:]),
         "beaten": len(beaten),
@@ -97,24 +97,19 @@ def _template() -> Template:
     return environment.get_template("report.html.j2")
 
 
-def _groups(kept: Sequence[Kept]) -> list[Group]:
-    """Rewrites with the same rule, title and drawing together, by what they save."""
-    found = []
-    for items in words.grouped(words.by_saving(kept), _kind):
-        first, *others = items
-        title = f"{first.rewrite.rule}: {first.rewrite.title}"
-        found.append(
-            Group(
-                first,
-                len(items),
-                tuple(others[:PLACES]),
-                max(len(others) - PLACES, 0),
-                drawing.draw(first.before, f"before {title}") if first.before is not None else "",
-                drawing.draw(first.after, f"after {title}") if first.after is not None else "",
-                tuple((k, v[0], v[1]) for k, v in first.rewrite.details.get("operators", {}).items()),
-            )
-        )
-    return found
+def _group(items: Sequence[Kept]) -> Group:
+    """Rewrites with the same rule, title and drawing, of which the first saves most."""
+    first, *others = items
+    title = f"{first.rewrite.rule}: {first.rewrite.title}"
+    return Group(
+        first,
+        len(items),
+        tuple(others[:PLACES]),
+        max(len(others) - PLACES, 0),
+        drawing.draw(first.before, f"before {title}") if first.before is not None else "",
+        drawing.draw(first.after, f"after {title}") if first.after is not None else "",
+        tuple((k, v[0], v[1]) for k, v in first.rewrite.details.get("operators", {}).items()),
+    )
 
 
 def _kind(kept: Kept) -> object:

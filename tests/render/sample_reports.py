@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from onnxtune.subgraph import Subgraph, SubgraphNode
 HOSTILE = "</title><script>alert(1)</script>|`x``y` **b** [l](javascript:z) @team #1 ' \" \\ <img src=x onerror=q>"
 
 
+@cache
 def timed(speedup: float, count: int = 40) -> Comparison:
     rng = np.random.default_rng(0)
-    before, after, again = (rng.normal(m, 1e-5, count) for m in (2e-3, 2e-3 / speedup, 2e-3))
+    before, after, again = (rng.normal(m, 1e-7, count) for m in (2e-3, 2e-3 / speedup, 2e-3))
     return compare(before, after, again, seed=0)
 
 
