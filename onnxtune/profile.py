@@ -67,9 +67,7 @@ def profile(model: Model, target: Target, sizes: Mapping[str, tuple[int, ...]], 
     return read(events, count, clock="launches" if target.on_gpu else "kernels")
 
 
-def read(
-    events: Iterable[Mapping[str, Any]], last: int, clock: Literal["kernels", "launches"] = "kernels"
-) -> Profile:
+def read(events: Iterable[Mapping[str, Any]], last: int, clock: Literal["kernels", "launches"] = "kernels") -> Profile:
     """The profile of the `last` inferences of a trace; those before them warmed up.
 
     A node that runs several times in an inference, in the body of a Loop, counts with all its runs. An event

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxtune.facts import Facts
 from onnxtune.model import Model
-from onnxtune.proposal import Proposal
+from onnxtune.proposal import Fragment, Proposal
 from onnxtune.propose import propose
 from onnxtune.subgraph import DRAWN, Subgraph, before_and_after
 from onnxtune.testing import model_of, rule_named
@@ -20,7 +20,8 @@ def drawn(rule: str, text: str, weights: dict[str, np.ndarray] | None = None) ->
 
 def test_nodes_weights_attributes_and_shapes() -> None:
     weights = {"w": np.ones((8, 3, 3, 3), np.float32)}
-    text = "g (float[1, 3, 21, 21] x) => (float[1, 8, 10, 10] y) { c = Conv <strides = [2, 2]> (x, w)  y = LRN <size = 5> (c) }"
+    body = "c = Conv <strides = [2, 2]> (x, w)  y = LRN <size = 5> (c)"
+    text = f"g (float[1, 3, 21, 21] x) => (float[1, 8, 10, 10] y) {{ {body} }}"
     before, after = drawn("replace_lrn", text, weights)[0]
     assert [n.operator for n in before.nodes] == ["LRN"]
     assert before.nodes[0].attributes == {"size": 5}
@@ -41,7 +42,8 @@ def test_what_was_taken_out_is_an_alias() -> None:
 
 def test_defaults_are_not_told() -> None:
     weights = {"w": np.ones((4, 3, 1, 1), np.float32), "s": np.full((1, 4, 1, 1), 2, np.float32)}
-    text = "g (float[1, 3, 5, 5] x) => (float[1, 4, 5, 5] y) { c = Conv <strides = [1, 1], group = 1> (x, w)  y = Mul (c, s) }"
+    body = "c = Conv <strides = [1, 1], group = 1> (x, w)  y = Mul (c, s)"
+    text = f"g (float[1, 3, 5, 5] x) => (float[1, 4, 5, 5] y) {{ {body} }}"
     before, _ = drawn("fold_batchnorm", text, weights)[0]
     assert before.nodes[0].attributes == {}
     assert before.nodes[0].inputs == ("x",)
@@ -53,8 +55,6 @@ def test_long_ones_are_cut_and_counted() -> None:
     body = "".join(f" t{i + 1} = Relu (t{i})" for i in range(count))
     text = f"g (float[1, 3] t0) => (float[1, 3] t{count}) {{ {body} }}"
     facts = Facts(Model(model_of(text)))
-    from onnxtune.proposal import Fragment
-
     proposal = Proposal("r", "all away", frozenset(facts.by_key), Fragment((), aliases={f"t{count}": "t0"}))
     before, after = before_and_after(facts, proposal)
     assert len(before.nodes) == DRAWN

@@ -80,7 +80,11 @@ class Reports:
     def write(self, report: Report) -> None:
         from onnxtune.model import write_text
 
-        for name, render in ((self.json, report.to_json), (self.markdown, _markdown(report)), (self.html, _html(report))):
+        for name, render in (
+            (self.json, report.to_json),
+            (self.markdown, _markdown(report)),
+            (self.html, _html(report)),
+        ):
             if name == "-":
                 click.echo(render())
             elif name is not None:

@@ -79,11 +79,13 @@ def front(found: Mapping[str, Any]) -> str:
     losses = [factor * float(drop[k]) for _, drop, _ in points for k in ("estimate", "bound")]
     x = _Axis.around([exact, *(p[0] for p in points)], 46.0, WIDTH - 14)
     y = _Axis.around([0.0, budget, *losses], 236.0, 20.0)
+    level = y.at(budget)
+    allowed = f"budget {budget:g}{escape(suffix)}"
     parts = [
         *y.grid(x.left, x.right, suffix),
         *x.drawn(246.0, "milliseconds per inference, as the timed layers promise"),
-        f'<line class="budget" x1="{x.left}" x2="{x.right}" y1="{y.at(budget):.1f}" y2="{y.at(budget):.1f}"/>',
-        f'<text class="note" x="{x.right}" y="{y.at(budget) - 5:.1f}" text-anchor="end">budget {budget:g}{suffix}</text>',
+        f'<line class="budget" x1="{x.left}" x2="{x.right}" y1="{level:.1f}" y2="{level:.1f}"/>',
+        f'<text class="note" x="{x.right}" y="{level - 5:.1f}" text-anchor="end">{allowed}</text>',
     ]
     best = _undominated([(exact, 0.0), *((at, factor * float(d["estimate"])) for at, d, _ in points)])
     line = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in best)

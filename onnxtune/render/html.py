@@ -11,7 +11,7 @@ from onnxtune.profile import NodeTime, Profile, by_operator
 from onnxtune.render import charts, drawing, words
 from onnxtune.render.classes import RULE as CLASSES
 from onnxtune.render.classes import channel_classes
-from onnxtune.report import Kept, Rejected, Report
+from onnxtune.report import Kept, Report
 from onnxtune.subgraph import Subgraph, SubgraphNode
 
 if TYPE_CHECKING:
@@ -119,10 +119,13 @@ def _kind(kept: Kept) -> object:
 def _look(graph: Subgraph | None) -> object:
     """What a drawing looks like without names."""
 
+    if graph is None:
+        return None
+
     def look(node: SubgraphNode) -> object:
         return node.operator, repr(node.attributes), node.weights, tuple(graph.shapes.get(o) for o in node.outputs)
 
-    return None if graph is None else tuple(look(n) for n in graph.nodes)
+    return tuple(look(n) for n in graph.nodes)
 
 
 def _operator_bars(before: Profile | None, after: Profile | None) -> list[Bar]:
@@ -175,7 +178,11 @@ def _node_bar(node: NodeTime, kind: str, longest: float) -> Bar:
 def _settings(report: Report) -> list[tuple[str, str]]:
     """Settings that were recorded, without the long list of rules and what stands elsewhere."""
     skipped = {"rules", "calibration", "device", "provider"}
-    return [(k.replace("_", " "), _said(v)) for k, v in report.settings.items() if k not in skipped and v not in ({}, [], None)]
+    return [
+        (k.replace("_", " "), _said(v))
+        for k, v in report.settings.items()
+        if k not in skipped and v not in ({}, [], None)
+    ]
 
 
 def _said(value: Any) -> str:
@@ -184,5 +191,3 @@ def _said(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "×".join(map(str, value)) if all(isinstance(v, int) for v in value) else ", ".join(map(str, value))
     return str(value)
-
-

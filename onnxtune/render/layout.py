@@ -127,9 +127,7 @@ def _mean(values: Sequence[float], otherwise: float) -> float:
     return sum(values) / len(values) if values else otherwise
 
 
-def _down(
-    rows: Sequence[Sequence[str]], size: Mapping[str, tuple[float, float]]
-) -> tuple[dict[str, float], float]:
+def _down(rows: Sequence[Sequence[str]], size: Mapping[str, tuple[float, float]]) -> tuple[dict[str, float], float]:
     y: dict[str, float] = {}
     top = 0.0
     for row in rows:

@@ -135,7 +135,8 @@ def _points(found: dict[str, Any] | Any) -> list[str]:
         ]
         levels = "; ".join(point["levels"])
         taken = "**taken:** " if point["chosen"] else ""
-        rows.append((taken + text(levels), words.milliseconds(point["latency"]), *drops, words.megabytes(point["bytes"])))
+        latency, size = words.milliseconds(point["latency"]), words.megabytes(point["bytes"])
+        rows.append((taken + text(levels), latency, drops[0], drops[1], size))
     return _table(("set", "latency", "loss (select)", "loss (gate)", "weights"), "lrrrr", rows)
 
 
@@ -160,4 +161,6 @@ def _table(headings: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -
     body = [f"| {' | '.join(row)} |" for row in rows]
     rule = ["---:" if a == "r" else "---" for a in align[: len(headings)]]
     lines = [f"| {' | '.join(headings)} |", f"| {' | '.join(rule)} |", *body[:ROWS]]
-    return [*lines, "", f"… and {len(body) - ROWS:,} more; the JSON report holds them all"] if len(body) > ROWS else lines
+    return (
+        [*lines, "", f"… and {len(body) - ROWS:,} more; the JSON report holds them all"] if len(body) > ROWS else lines
+    )

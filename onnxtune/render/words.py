@@ -93,9 +93,7 @@ def headline(report: Report) -> Headline:
     if report.status == "smaller":
         freed = 1 - report.after.weight_bytes / max(report.before.weight_bytes, 1)
         return Headline(f"{freed:.0%} smaller", f"{comparison.speedup:.2f}x in time", detail, True)
-    return Headline(
-        f"{comparison.speedup:.2f}x", comparison.verdict, detail, comparison.verdict == "faster"
-    )
+    return Headline(f"{comparison.speedup:.2f}x", comparison.verdict, detail, comparison.verdict == "faster")
 
 
 def sizes(report: Report) -> list[Row]:

@@ -112,7 +112,13 @@ def test_what_a_reader_wants_is_there() -> None:
         "Declined (1)",
         "How to get this again",
     ]
-    for words in ("1.50x", "0.40%, at most 0.70%", "onnxtune optimize net.onnx --threads 1", "84.00% → 83.60%", "height was"):
+    for words in (
+        "1.50x",
+        "0.40%, at most 0.70%",
+        "optimize net.onnx --threads 1",
+        "84.00% → 83.60%",
+        "height was",
+    ):
         assert words in text, words
     assert text.count("<svg") == 4  # distributions, front, before, after
 

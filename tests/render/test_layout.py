@@ -60,7 +60,7 @@ def test_boxes_are_apart_and_edges_go_down(graph: tuple[dict[str, tuple[float, f
         assert placed.centres[start][1] < placed.centres[end][1]
         assert [y for _, y in course] == sorted(y for _, y in course)
     for name, (x, _) in placed.centres.items():
-        assert -1e-6 <= x - boxes[name][0] / 2
+        assert x - boxes[name][0] / 2 >= -1e-6
         assert x + boxes[name][0] / 2 <= placed.width + 1e-6
 
 

@@ -59,10 +59,8 @@ def test_what_is_wrong_is_found() -> None:
 
 def small() -> onnx.ModelProto:
     weights = {"w": np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)}
-    return model_of(
-        "g (float[N, 3, 20, 20] x) => (float[N, 8, 18, 18] y) { i = Identity (x)  c = Conv (i, w)  y = LRN <size = 5> (c) }",
-        weights,
-    )
+    body = "i = Identity (x)  c = Conv (i, w)  y = LRN <size = 5> (c)"
+    return model_of(f"g (float[N, 3, 20, 20] x) => (float[N, 8, 18, 18] y) {{ {body} }}", weights)
 
 
 def test_a_real_report(quick: None) -> None:
