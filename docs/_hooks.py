@@ -1,0 +1,117 @@
+"""Pages that are made from the package itself: a page per rule, the guideline table, the command line's help."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from onnxtune.catalog import catalog
+from onnxtune.cli import cli
+from onnxtune.rule import Rule
+
+RELIABILITY = "reliability.md"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """A page on reliability is part of the navigation where it has been written."""
+    if (Path(config.docs_dir) / RELIABILITY).exists():
+        config.nav.append({"Reliability": RELIABILITY})
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    rules = catalog(plugins=False)
+    made = {f"rules/{rule.name}.md": rule_page(rule) for rule in rules}
+    made["rules/index.md"] = rules_index(rules)
+    made["cli.md"] = "\n".join(command_pages())
+    made["guidelines.md"] = guidelines()
+    for path, text in made.items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def rules_index(rules: list[Rule]) -> str:
+    lines = ["# Rules", "", "In the order in which they are tried. `onnxtune rules explain NAME` prints these pages.", ""]
+    lines += ["| code | rule | safety | what it does |", "|---|---|---|---|"]
+    lines += [f"| {r.card.code} | [`{r.name}`]({r.name}.md) | {r.card.safety} | {r.card.summary} |" for r in rules]
+    return "\n".join(lines)
+
+
+def rule_page(rule: Rule) -> str:
+    """All that the rule's TOML and docstring say."""
+    card = rule.card
+    kept = "kept where it saves time or lets another rule fire" if card.enabling else "kept where it is faster"
+    parts = [f"# {card.name}", "", f"**{card.code}** · {card.safety} · {kept}", "", f"**{card.summary}.**", ""]
+    parts += [" ".join(card.why.split()), ""]
+    for heading, items in (("Fires on", card.fires), ("Declines", card.declines), ("References", card.references)):
+        if items:
+            parts += [f"## {heading}", "", *(f"- {item}" for item in items), ""]
+    drawing = getattr(card, "drawing", None)
+    if drawing:
+        parts += ["## Before and after", "", *_fenced(drawing.before), "", *_fenced(drawing.after), ""]
+    if card.pattern is not None:
+        parts += ["## Pattern", "", "In ONNX's own text syntax:", "", *_fenced(card.pattern.text), ""]
+    if card.settings:
+        parts += ["## Settings", "", f"In `onnxtune.toml`, table `[rules.{card.name}]`:", ""]
+        parts += ["| key | default | |", "|---|---|---|"]
+        parts += [f"| `{k}` | `{v!r}` | {card.help.get(k, '').replace('|', '/')} |" for k, v in card.settings.items()]
+        parts += [""]
+    if rule.algebra:
+        parts += ["## Algebra", "", *_fenced(rule.algebra), ""]
+    for item in getattr(card, "history", ()):
+        parts += [f"- {item}"]
+    return "\n".join(parts)
+
+
+def guidelines() -> str:
+    from onnxtune.guidelines import guideline_table
+    from onnxtune.render.guidelines import guideline_markdown
+
+    return "\n".join(
+        [
+            "# Guidelines",
+            "",
+            "What is known about choosing the shapes of convolutional networks, and what onnxtune does about each after"
+            " training: rewrites that keep the function, rewrites that are refitted to data, and findings of"
+            " `onnxtune check`.",
+            "",
+            guideline_markdown(guideline_table()),
+        ]
+    )
+
+
+def command_pages() -> Iterator[str]:
+    """The help of every command, as the command line prints it."""
+    yield "# Command line\n"
+    yield (
+        "Every option is also an environment variable (`ONNXTUNE_THREADS=1`) and a key of `onnxtune.toml` or of"
+        " `[tool.onnxtune]` in pyproject.toml. Flags win over the environment, which wins over the file.\n"
+    )
+    context = click.Context(cli, info_name="onnxtune")
+    for path, command in _commands(cli, context):
+        yield f"## {path}\n"
+        inner = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
+        yield "\n".join(_fenced(command.get_help(inner)))
+        yield ""
+
+
+def _commands(group: click.Group, context: click.Context, path: str = "onnxtune") -> Iterator[tuple[str, click.Command]]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None, name
+        if isinstance(command, click.Group):
+            yield from _commands(command, context, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+def _fenced(text: str) -> list[str]:
+    return ["```text", *textwrap.dedent(text).strip("\n").splitlines(), "```"]
+
+
