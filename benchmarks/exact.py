@@ -28,9 +28,10 @@ import onnx
 import onnxtune
 from onnxtune import model as models
 from onnxtune.compare import compare
+from onnxtune.devices import cpu_name
 from onnxtune.feeds import random_feeds
 from onnxtune.measure import interleave, warm
-from onnxtune.runtime import Session, Target, cpu_name, versions
+from onnxtune.runtime import Session, Target, versions
 from onnxtune.sizes import bind
 
 ROUNDS = 60
