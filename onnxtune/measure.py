@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxtune.compare import Comparison, compare
+from onnxtune.comparison import Comparison, compare
 
 Call = Callable[[], None]
 CLOCK_STEP = 200e-6

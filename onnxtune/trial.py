@@ -12,7 +12,7 @@ import onnx
 
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache, measurement_key
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.feeds import random_feeds
