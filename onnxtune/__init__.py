@@ -9,14 +9,23 @@ from onnxtune.errors import DataError, GateError, ModelError, OnnxtuneError, Pro
 
 if TYPE_CHECKING:
     from onnxtune.api import Result, optimize
+    from onnxtune.numerics.api import compare
+    from onnxtune.numerics.result import Numerics
     from onnxtune.report import Report
 
-_LAZY = {"optimize": "onnxtune.api", "Result": "onnxtune.api", "Report": "onnxtune.report"}
+_LAZY = {
+    "Numerics": "onnxtune.numerics.result",
+    "Report": "onnxtune.report",
+    "Result": "onnxtune.api",
+    "compare": "onnxtune.numerics.api",
+    "optimize": "onnxtune.api",
+}
 
 __all__ = [
     "DataError",
     "GateError",
     "ModelError",
+    "Numerics",
     "OnnxtuneError",
     "ProviderError",
     "Report",
@@ -24,6 +33,7 @@ __all__ = [
     "RuleError",
     "UsageError",
     "__version__",
+    "compare",
     "optimize",
 ]
 

@@ -14,6 +14,7 @@ NAMES = {
     "DataError",
     "GateError",
     "ModelError",
+    "Numerics",
     "OnnxtuneError",
     "ProviderError",
     "Report",
@@ -21,6 +22,7 @@ NAMES = {
     "RuleError",
     "UsageError",
     "__version__",
+    "compare",
     "optimize",
 }
 
