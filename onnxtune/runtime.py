@@ -93,7 +93,8 @@ class Settings:
     """How a session works, beside its provider and threads. The defaults are ONNX Runtime's own.
 
     `parallel`: independent nodes at the same time; `arena`: memory is kept for the next run; `spinning`: idle threads
-    of a run wait busily; `profile`: prefix of the file that ONNX Runtime's profiler writes ("": none).
+    of a run wait busily; `profile`: prefix of the file that ONNX Runtime's profiler writes ("": none); `optimized`:
+    file for the graph as ONNX Runtime runs it ("": none).
     """
 
     level: Level = "all"
@@ -101,6 +102,7 @@ class Settings:
     arena: bool = True
     spinning: bool = True
     profile: str = ""
+    optimized: str = ""
 
 
 class Session:
@@ -165,6 +167,8 @@ def create(source: bytes | str, target: Target, settings: Settings) -> Any:
     if settings.profile:
         options.enable_profiling = True
         options.profile_file_prefix = settings.profile
+    if settings.optimized:
+        options.optimized_model_filepath = settings.optimized
     if not settings.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")

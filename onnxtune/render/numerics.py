@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,15 +9,12 @@ from rich.table import Table
 from onnxtune.numerics.difference import DATA, Difference
 from onnxtune.numerics.origin import Origin
 from onnxtune.numerics.result import Numerics
-
-WIDTH = 140
-"""Columns of what is not a terminal."""
+from onnxtune.render.console import console_for_output
 
 
 def show(result: Numerics, *, verbose: int = 0, console: Console | None = None) -> None:
     """Print the verdict and one line for each output and level: its worst case, or with -v all cases."""
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH
-    out = console or Console(highlight=False, width=wide)
+    out = console or console_for_output()
     out.print(headline(result), soft_wrap=True)
     for note in result.notes:
         out.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
