@@ -27,7 +27,7 @@ import onnx
 
 import onnxtune
 from onnxtune import model as models
-from onnxtune.compare import compare
+from onnxtune.comparison import compare
 from onnxtune.feeds import random_feeds
 from onnxtune.measure import interleave, warm
 from onnxtune.runtime import Session, Target, cpu_name, versions

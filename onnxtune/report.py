@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.proposal import Decline, ModelProposal, Proposal
 
 SCHEMA = 1

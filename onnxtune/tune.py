@@ -25,7 +25,7 @@ from onnxtune.calibrate.level import Level
 from onnxtune.calibrate.points import Calibration, Point, Timed
 from onnxtune.calibrate.search import Search, summary
 from onnxtune.calibrate.tail import tail_of
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.costs import macs, total_macs
 from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts

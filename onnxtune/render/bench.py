@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxtune.bench.statistics import histogram, summarize
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 
 
 def table(names: Sequence[str], result: Comparison) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.render import calibration
 from onnxtune.render.classes import RULE as CLASSES
 from onnxtune.render.classes import ClassRow, channel_classes
