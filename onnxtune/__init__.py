@@ -9,11 +9,20 @@ from onnxtune.errors import DataError, GateError, ModelError, OnnxtuneError, Pro
 
 if TYPE_CHECKING:
     from onnxtune.api import Result, optimize
+    from onnxtune.bench.api import benchmark
+    from onnxtune.bench.report import BenchmarkReport
     from onnxtune.report import Report
 
-_LAZY = {"optimize": "onnxtune.api", "Result": "onnxtune.api", "Report": "onnxtune.report"}
+_LAZY = {
+    "BenchmarkReport": "onnxtune.bench.report",
+    "Report": "onnxtune.report",
+    "Result": "onnxtune.api",
+    "benchmark": "onnxtune.bench.api",
+    "optimize": "onnxtune.api",
+}
 
 __all__ = [
+    "BenchmarkReport",
     "DataError",
     "GateError",
     "ModelError",
@@ -24,6 +33,7 @@ __all__ = [
     "RuleError",
     "UsageError",
     "__version__",
+    "benchmark",
     "optimize",
 ]
 

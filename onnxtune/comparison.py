@@ -74,10 +74,7 @@ def compare(
     `error`: the chance at which this interval may err; 1 - `confidence` when the samples are looked at once.
     """
     allowed = 1 - confidence if error is None else error
-    logs = np.log(np.concatenate([before, after], axis=2))
-    places = np.median(logs, axis=1)
-    spread = np.median(np.abs(logs - places[:, None]), axis=1)
-    weights = block_weights(spread)
+    places, weights = located(np.concatenate([before, after], axis=2))
     if len(places) >= RELABELLED:
         shift, low, high = shift_interval(places, weights, allowed, seed)
     else:
@@ -94,6 +91,18 @@ def compare(
         len(before),
         allowed,
     )
+
+
+def self_noise(samples: NDArray[np.float64], seed: int) -> float:
+    """The A/A floor of samples (blocks, rounds, 2 per model): how far from 1 ratios of equal sessions come."""
+    return float(np.expm1(split_noise(*located(samples), seed)))
+
+
+def located(samples: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of samples (blocks, rounds, sessions): places (blocks, sessions), medians of logarithms; weights (blocks,)."""
+    logs = np.log(samples)
+    places = np.median(logs, axis=1)
+    return places, block_weights(np.median(np.abs(logs - places[:, None]), axis=1))
 
 
 def block_weights(spread: NDArray[np.float64]) -> NDArray[np.float64]:

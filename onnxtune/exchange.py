@@ -79,9 +79,10 @@ def session_interval(values: Array, error: float) -> tuple[float, float, float]:
 def split_noise(values: Array, weights: Array, seed: int, share: float = 0.9) -> float:
     """What equal sessions differ by over the whole measurement, in `share` of the ways to pair them: A/A splits.
 
-    A split calls in every block one of two sessions of the same model `before` and its twin `after`.
+    `values`: (blocks, 2 x models), twins side by side. A split calls in every block one of two sessions of the same
+    model `before` and its twin `after`.
     """
     part = weights / weights.sum()
-    twins = np.stack([values[:, 0] - values[:, 1], values[:, 2] - values[:, 3]])
+    twins = (values[:, ::2] - values[:, 1::2]).T
     signs = np.random.default_rng(seed).choice((-1.0, 1.0), (500, len(values)))
     return float(np.quantile(np.abs((part * twins) @ signs.T), share))

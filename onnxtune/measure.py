@@ -31,6 +31,8 @@ GROWTH = 1.5
 """From one look at the samples to the next."""
 DEAR = 2.0
 """Sessions are made anew in every block where the first looks' sessions take at most this many times `duration`."""
+MOST_ROUNDS = 1000
+"""Rounds of a block that say all that its sessions can say."""
 BLURRED = 5
 """An interval wider than this many times the wanted precision is worth the plan's `patience`."""
 
@@ -40,7 +42,8 @@ class Plan:
     """How long to measure. A comparison ends when its interval is narrower than `precision`
     (relative), or lies clearly on one side of 1, but not before `blocks` blocks of at least `rounds` rounds; and
     at the latest after `most` blocks or about `duration` seconds, `patience` times as long where other work on the
-    machine has blurred the samples. `eager`: an answer that is clear ends it; else only precision does."""
+    machine has blurred the samples. `eager`: an answer that is clear ends it; else only precision does. `fill`: blocks
+    get more rounds than `rounds` where the duration has room for them."""
 
     warmup: float = 0.05
     rounds: int = 5
@@ -52,6 +55,7 @@ class Plan:
     blocks: int = RELABELLED
     most: int = 24
     eager: bool = True
+    fill: bool = True
 
     @property
     def key(self) -> str:
@@ -59,7 +63,7 @@ class Plan:
             str(v)
             for v in (
                 self.patience, self.warmup, self.rounds, self.duration, self.precision, self.confidence,
-                self.blocks, self.most, self.eager,
+                self.blocks, self.most, self.eager, self.fill,
             )
         )  # fmt: skip
 
@@ -79,12 +83,14 @@ class Warmup:
 @dataclass(frozen=True, eq=False)
 class Samples:
     """`times`: seconds per inference (blocks, rounds, models, 2 sessions). `created`: seconds that each session took
-    to make (blocks, models, 2). `repeats`: inferences that one sample is the mean of, per model."""
+    to make (blocks, models, 2). `repeats`: inferences that one sample is the mean of, per model. `error`: the chance
+    of error that the last look was given."""
 
     times: NDArray[np.float64]
     created: NDArray[np.float64]
     warmups: tuple[Warmup, ...]
     repeats: tuple[int, ...]
+    error: float
 
     def of(self, model: int) -> NDArray[np.float64]:
         """(blocks, rounds, 2)."""
@@ -163,33 +169,31 @@ def collect(makes: Sequence[Make], plan: Plan, judge: Judge, *, steady_within: f
     """
     rng = np.random.default_rng(plan.seed)
     created = []
-    seconds, first = _fresh(makes, rng)
-    warmups = tuple(
-        warm_up(first[TWINS * i], plan.warmup, max(plan.warmup, steady_within)) for i in range(len(makes))
-    )
+    seconds, calls = _fresh(makes, rng)
+    warmups = tuple(warm_up(calls[TWINS * i], plan.warmup, max(plan.warmup, steady_within)) for i in range(len(makes)))
     fastest = [w.fastest for w in warmups]
     repeats = [max(1, round(CLOCK_STEP / t)) if t < LONG_CALL else 0 for t in fastest for _ in range(TWINS)]
     cost = float(seconds.sum())
     sets = plan.most if plan.blocks * cost <= DEAR * plan.duration else max(1, int(DEAR * plan.duration / cost))
     least, most = (plan.blocks, plan.most) if sets >= plan.blocks else (sets, sets)
-    turn = sum(t * (r + 1 if r else 1) for t, r in zip(np.repeat(fastest, TWINS), repeats, strict=True))
-    block = max(plan.duration / most, cost / 2 if sets >= plan.blocks else 0.0)
-    rounds = max(plan.rounds, min(int(block / turn), 1000))
-    rounds = max(rounds, -(-plan.blocks * plan.rounds // most))
+    rounds = max(plan.rounds, -(-plan.blocks * plan.rounds // most))
+    if plan.fill:
+        turn = sum(t * (r + 1 if r else 1) for t, r in zip(np.repeat(fastest, TWINS), repeats, strict=True))
+        room = max(plan.duration / most, cost / 2 if sets >= plan.blocks else 0.0)
+        rounds = max(rounds, min(int(room / turn), MOST_ROUNDS))
     taken: list[NDArray[np.float64]] = []
     started, limit, look, spent = time.perf_counter(), plan.duration, least, 0.0
     error, earned = 1 - plan.confidence, (1 - plan.confidence) / most
     while True:
         if taken:
-            seconds, first = _fresh(makes, rng)
-        calls = first
+            seconds, calls = _fresh(makes, rng)
         for i in rng.permutation(len(calls)):
             for _ in range(SETTLING if repeats[i] else 1):
                 calls[i]()
         block = interleave(calls, repeats, rounds, int(rng.integers(2**63)))
         taken.append(block.reshape(rounds, len(makes), TWINS))
         created.append(seconds)
-        calls = first = []
+        calls = []
         gc.collect(1)  # sessions stand in cycles
         count, elapsed = len(taken), time.perf_counter() - started
         if count < least or (count < min(look, most) and elapsed < limit):
@@ -199,9 +203,10 @@ def collect(makes: Sequence[Make], plan: Plan, judge: Judge, *, steady_within: f
         if width > BLURRED * plan.precision:
             limit = max(limit, plan.duration * plan.patience)
         if not done and (count >= most or elapsed >= limit):
-            done, _ = True, judge(samples, error - spent)  # the last look: with all that is left, this one's included
+            share = error - spent  # the last look: with all that is left, this one's included
+            done, _ = True, judge(samples, share)
         if done:
-            return Samples(samples, np.stack(created), warmups, tuple(repeats[::TWINS]))
+            return Samples(samples, np.stack(created), warmups, tuple(max(r, 1) for r in repeats[::TWINS]), share)
         spent += share
         look = math.ceil(GROWTH * count)
 

@@ -91,7 +91,7 @@ class Timer:
         try:
             for model in (before, after):
                 Session(model, self.target).run(feeds)
-            result = measure(*(fresh(m, self.target, feeds) for m in (before, after)), plan)
+            result = measure(fresh(before, self.target, feeds), fresh(after, self.target, feeds), plan)
         except ModelError as error:
             return Trial(None, str(error))
         self.cache.put(key, result)

@@ -11,6 +11,7 @@ import onnxtune
 from onnxtune import errors
 
 NAMES = {
+    "BenchmarkReport",
     "DataError",
     "GateError",
     "ModelError",
@@ -21,6 +22,7 @@ NAMES = {
     "RuleError",
     "UsageError",
     "__version__",
+    "benchmark",
     "optimize",
 }
 
