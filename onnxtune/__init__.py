@@ -9,19 +9,24 @@ from onnxtune.errors import DataError, GateError, ModelError, OnnxtuneError, Pro
 
 if TYPE_CHECKING:
     from onnxtune.api import Result, optimize
+    from onnxtune.bench.api import benchmark
+    from onnxtune.bench.report import BenchmarkReport
     from onnxtune.numerics.api import compare
     from onnxtune.numerics.result import Numerics
     from onnxtune.report import Report
 
 _LAZY = {
+    "BenchmarkReport": "onnxtune.bench.report",
     "Numerics": "onnxtune.numerics.result",
     "Report": "onnxtune.report",
     "Result": "onnxtune.api",
+    "benchmark": "onnxtune.bench.api",
     "compare": "onnxtune.numerics.api",
     "optimize": "onnxtune.api",
 }
 
 __all__ = [
+    "BenchmarkReport",
     "DataError",
     "GateError",
     "ModelError",
@@ -33,6 +38,7 @@ __all__ = [
     "RuleError",
     "UsageError",
     "__version__",
+    "benchmark",
     "compare",
     "optimize",
 ]

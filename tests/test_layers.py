@@ -43,6 +43,7 @@ ORDER = (
     "sizes",
     "ranges",
     "feeds",
+    "exchange",
     "comparison",
     "accuracy",
     "choose",

@@ -11,6 +11,7 @@ import onnxtune
 from onnxtune import errors
 
 NAMES = {
+    "BenchmarkReport",
     "DataError",
     "GateError",
     "ModelError",
@@ -22,6 +23,7 @@ NAMES = {
     "RuleError",
     "UsageError",
     "__version__",
+    "benchmark",
     "compare",
     "optimize",
 }
