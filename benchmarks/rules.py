@@ -17,7 +17,8 @@ from typing import Any
 
 import onnxtune
 from benchmarks.cases import CaseOf, discover
-from onnxtune.runtime import cpu_name, versions
+from onnxtune.devices import cpu_name
+from onnxtune.runtime import versions
 
 
 def run(rule: str, case: CaseOf) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 from mkdocs.config.defaults import MkDocsConfig
@@ -37,7 +36,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def rules_index(rules: list[Rule]) -> str:
-    lines = ["# Rules", "", "In the order in which they are tried. `onnxtune rules explain NAME` prints these pages.", ""]
+    lines = [
+        "# Rules",
+        "",
+        "In the order in which they are tried. `onnxtune rules explain NAME` prints these pages.",
+        "",
+    ]
     lines += ["| code | rule | safety | what it does |", "|---|---|---|---|"]
     lines += [f"| {r.card.code} | [`{r.name}`]({r.name}.md) | {r.card.safety} | {r.card.summary} |" for r in rules]
     return "\n".join(lines)
@@ -73,17 +77,12 @@ def guidelines() -> str:
     from onnxtune.guidelines import guideline_table
     from onnxtune.render.guidelines import guideline_markdown
 
-    return "\n".join(
-        [
-            "# Guidelines",
-            "",
-            "What is known about choosing the shapes of convolutional networks, and what onnxtune does about each after"
-            " training: rewrites that keep the function, rewrites that are refitted to data, and findings of"
-            " `onnxtune check`.",
-            "",
-            guideline_markdown(guideline_table()),
-        ]
+    said = (
+        "What is known about choosing the shapes of convolutional networks, and what onnxtune does about each after"
+        " training: rewrites that keep the function, rewrites that are refitted to data, and findings of"
+        " `onnxtune check`."
     )
+    return "\n".join(["# Guidelines", "", said, "", guideline_markdown(guideline_table())])
 
 
 def command_pages() -> Iterator[str]:
@@ -101,7 +100,9 @@ def command_pages() -> Iterator[str]:
         yield ""
 
 
-def _commands(group: click.Group, context: click.Context, path: str = "onnxtune") -> Iterator[tuple[str, click.Command]]:
+def _commands(
+    group: click.Group, context: click.Context, path: str = "onnxtune"
+) -> Iterator[tuple[str, click.Command]]:
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None, name
@@ -113,5 +114,3 @@ def _commands(group: click.Group, context: click.Context, path: str = "onnxtune"
 
 def _fenced(text: str) -> list[str]:
     return ["```text", *textwrap.dedent(text).strip("\n").splitlines(), "```"]
-
-

@@ -9,22 +9,32 @@ from onnxtune.errors import DataError, GateError, ModelError, OnnxtuneError, Pro
 
 if TYPE_CHECKING:
     from onnxtune.api import Result, optimize
+    from onnxtune.bench.api import benchmark
+    from onnxtune.bench.report import BenchmarkReport
+    from onnxtune.numerics.api import compare
+    from onnxtune.numerics.result import Numerics
     from onnxtune.render.html import to_html
     from onnxtune.render.markdown import to_markdown
     from onnxtune.report import Report
 
 _LAZY = {
-    "optimize": "onnxtune.api",
-    "Result": "onnxtune.api",
+    "BenchmarkReport": "onnxtune.bench.report",
+    "Numerics": "onnxtune.numerics.result",
     "Report": "onnxtune.report",
+    "Result": "onnxtune.api",
+    "benchmark": "onnxtune.bench.api",
+    "compare": "onnxtune.numerics.api",
+    "optimize": "onnxtune.api",
     "to_html": "onnxtune.render.html",
     "to_markdown": "onnxtune.render.markdown",
 }
 
 __all__ = [
+    "BenchmarkReport",
     "DataError",
     "GateError",
     "ModelError",
+    "Numerics",
     "OnnxtuneError",
     "ProviderError",
     "Report",
@@ -32,6 +42,8 @@ __all__ = [
     "RuleError",
     "UsageError",
     "__version__",
+    "benchmark",
+    "compare",
     "optimize",
     "to_html",
     "to_markdown",

@@ -22,12 +22,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxtune.compare import Comparison, compare
+from onnxtune.comparison import Comparison, compare
 from onnxtune.measure import Plan
 from onnxtune.model import Model
 from onnxtune.runtime import Target, versions
 
-FORMAT = "2"
+FORMAT = "3"
 SMALL = 64
 """Elements up to which the value of an integer constant counts as structure (shapes, axes, indices)."""
 SMALL_FLOAT = 4
@@ -56,9 +56,11 @@ class Cache:
     def get(self, key: str, plan: Plan) -> Comparison | None:
         if key not in self._memory:
             row = self._query("SELECT samples FROM measurements WHERE key = ?", (key,))
-            samples = _samples(row[0]) if row else None
-            if samples is not None:
-                self._memory[key] = compare(*samples, seed=plan.seed, confidence=plan.confidence)
+            found = _samples(row[0]) if row else None
+            if found is not None:
+                error, before, after = found
+                known = compare(before, after, seed=plan.seed, confidence=plan.confidence, error=error)
+                self._memory[key] = known
         return self._memory.get(key)
 
     def put(self, key: str, result: Comparison) -> None:
@@ -67,7 +69,8 @@ class Cache:
         blurred = result.verdict == "no measurable change" and result.high - result.low > SHARP * result.speedup
         if self.path is None or blurred:
             return  # what a busy machine could not tell is asked again next time
-        row = (key, np.stack([result.before, result.after, result.again]).tobytes())
+        head = np.array([result.blocks, result.error])
+        row = (key, np.concatenate([head, result.before, result.after]).tobytes())
         with contextlib.suppress(OSError, sqlite3.OperationalError):  # read-only, full, locked for too long
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -113,11 +116,16 @@ class Cache:
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
 
-def _samples(blob: object) -> NDArray[np.float64] | None:
-    """Samples (3, n) from their bytes; None when they are not such bytes."""
-    if not isinstance(blob, bytes) or not blob or len(blob) % 24:
+def _samples(blob: object) -> tuple[float, NDArray[np.float64], NDArray[np.float64]] | None:
+    """Chance of error of the last look, and samples (blocks, rounds, 2) before and after, from their bytes; None when
+    they are not such bytes."""
+    if not isinstance(blob, bytes) or len(blob) % 8 or len(blob) < 8 * 6:
         return None
-    return np.frombuffer(blob, np.float64).reshape(3, -1)
+    (blocks, error), rest = np.split(np.frombuffer(blob, np.float64), [2])
+    if not (blocks >= 1 and 0 < error < 1 and len(rest) % (4 * blocks) == 0):
+        return None
+    before, after = rest.reshape(2, int(blocks), -1, 2)
+    return float(error), before, after
 
 
 def measurement_key(

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from onnxtune.feeds import random_feeds
 from onnxtune.measure import warm
 from onnxtune.model import Model
-from onnxtune.runtime import Session, Target
+from onnxtune.runtime import Session, Settings, Target
 
 SECONDS, LEAST, MOST = 0.3, 5, 50
 """How long a model is profiled, and how many inferences at least and at most: the trace is held in memory."""
@@ -57,12 +57,10 @@ def profile(model: Model, target: Target, sizes: Mapping[str, tuple[int, ...]], 
     """
     feeds = random_feeds(model, sizes, seed)
     with tempfile.TemporaryDirectory(prefix="onnxtune-") as folder:
-        session = Session(model, target, trace=Path(folder) / "trace")
-        session.run(feeds)
-        call = session.runner(feeds)
-        count = min(MOST, max(LEAST, round(SECONDS / warm(call, 0.0))))
+        session = Session(model, target, settings=Settings(profile=str(Path(folder) / "trace")))
+        count = min(MOST, max(LEAST, round(SECONDS / warm(lambda: session.run(feeds), 0.0))))
         for _ in range(count):
-            call()
+            session.run(feeds)
         events = json.loads(Path(session.session.end_profiling()).read_text(encoding="utf-8"))
     return read(events, count, clock="launches" if target.on_gpu else "kernels")
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.profile import Profile
 from onnxtune.proposal import Decline, ModelProposal, Proposal
 from onnxtune.subgraph import Subgraph

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.proposal import Proposal
 from onnxtune.subgraph import Subgraph, before_and_after

@@ -12,27 +12,27 @@ import onnx
 
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache, measurement_key
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
-from onnxtune.feeds import random_feeds
-from onnxtune.measure import Plan, measure, warm
+from onnxtune.feeds import Feeds, random_feeds
+from onnxtune.measure import Make, Plan, measure, warm
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Proposal
 from onnxtune.region import extract, neighbourhood
 from onnxtune.runtime import Session, Target
 from onnxtune.shapes import describe
 
-REGION_PLAN = Plan(warmup=0.02, rounds=20, duration=0.6, precision=0.02, patience=4)
-ENABLING_PLAN = Plan(warmup=0.01, rounds=16, duration=0.15, precision=0.03)
+REGION_PLAN = Plan(warmup=0.02, rounds=5, duration=0.6, precision=0.02, patience=4)
+ENABLING_PLAN = Plan(warmup=0.01, rounds=4, duration=0.15, precision=0.03)
 """For rewrites that ONNX Runtime mostly does itself: there are many, and they stay where others need them."""
 LARGE = 2**26
 """Bytes of weights from which sessions, which stand in cycles, are not left to the garbage collector's own time."""
-MODEL_PLAN = Plan(warmup=0.1, rounds=24, duration=1.5, precision=0.02)
+MODEL_PLAN = Plan(warmup=0.1, rounds=6, duration=1.5, precision=0.02)
 """For a rewrite of the whole model, on its way."""
 CONFIRM_PLANS = (
-    Plan(warmup=0.2, rounds=30, duration=4.0, precision=0.01),
-    Plan(warmup=0.2, rounds=60, duration=8.0, precision=0.01, patience=2),
+    Plan(warmup=0.2, rounds=8, duration=4.0, precision=0.01),
+    Plan(warmup=0.2, rounds=15, duration=8.0, precision=0.01, patience=2),
 )
 """For the last word; the second where other work on the machine has blurred the first."""
 
@@ -89,18 +89,20 @@ class Timer:
             return Trial(None, "the time budget ran out before it was measured")
         feeds = random_feeds(before, sizes, self.seed)
         try:
-            sessions = [Session(m, self.target) for m in (before, after, before)]
-            runners = [s.runner(feeds) for s in sessions]
-            for session in sessions:
-                session.run(feeds)
+            for model in (before, after):
+                Session(model, self.target).run(feeds)
+            result = measure(fresh(before, self.target, feeds), fresh(after, self.target, feeds), plan)
         except ModelError as error:
             return Trial(None, str(error))
-        result = measure(runners[0], runners[1], runners[2], plan)
         self.cache.put(key, result)
         if tensor_bytes(before) > LARGE:
-            del sessions, runners
             gc.collect()
         return Trial(result)
+
+
+def fresh(model: Model, target: Target, feeds: Feeds) -> Make:
+    """Makes a new session of the model, bound to the feeds, at every call."""
+    return lambda: Session(model, target).runner(feeds)
 
 
 def _static(value: onnx.ValueInfoProto) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from onnxtune import cache as module
 from onnxtune.cache import Cache, cache_path, measurement_key, structure
-from onnxtune.compare import Comparison, compare
+from onnxtune.comparison import Comparison, compare
 from onnxtune.measure import Plan
 from onnxtune.model import Model
 from onnxtune.runtime import Target
@@ -285,7 +285,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
 import numpy as np
 from pathlib import Path
 from onnxtune.cache import Cache
-from onnxtune.compare import compare
+from onnxtune.comparison import compare
 import sys
 for i in range(20):
     Cache(Path({str(path)!r})).put(f"{{sys.argv[1]}}{{i}}", compare(*np.ones((3, 8)), seed=0))

@@ -17,7 +17,7 @@ import pytest
 import onnxtune.tune.run
 import onnxtune.tune.wording
 from onnxtune import Result, optimize
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.proposal import Proposal
 from onnxtune.testing import model_of

@@ -11,9 +11,11 @@ import onnxtune
 from onnxtune import errors
 
 NAMES = {
+    "BenchmarkReport",
     "DataError",
     "GateError",
     "ModelError",
+    "Numerics",
     "OnnxtuneError",
     "ProviderError",
     "Report",
@@ -21,6 +23,8 @@ NAMES = {
     "RuleError",
     "UsageError",
     "__version__",
+    "benchmark",
+    "compare",
     "optimize",
     "to_html",
     "to_markdown",

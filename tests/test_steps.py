@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxtune.apply import apply
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
 from onnxtune.model import Model

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from onnxtune.compare import Comparison, compare
+from onnxtune.comparison import Comparison, compare
 from onnxtune.proposal import Decline
 from onnxtune.render.terminal import show
 from onnxtune.report import Kept, ModelSummary, Outcome, Rejected, Report, Rewrite, Status

@@ -13,7 +13,7 @@ import pytest
 import onnxtune.trial
 import onnxtune.tune.rounds
 from onnxtune import ModelError, Result, RuleError, UsageError, optimize
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.measure import Plan
 from onnxtune.proposal import Decline
 from onnxtune.report import SCHEMA, Kept, Rejected

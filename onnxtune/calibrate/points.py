@@ -12,7 +12,7 @@ from onnxtune.accuracy import Drop
 from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.level import Fitted, Level
 from onnxtune.calibrate.store import FitStore
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.model import Model
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -72,8 +73,26 @@ def rule_options(command: F) -> F:
     return command
 
 
+def preprocess_options(command: F) -> F:
+    """--resize ... --layout: how 8-bit images become inputs."""
+    for decorate in reversed(
+        [
+            option("--resize", metavar="N|HxW", help="Images: shorter side, or height x width, in pixels."),
+            option("--crop", metavar="N|HxW", help="Images: centre crop in pixels, after resizing."),
+            option("--scale", metavar="S", help="Images: factor for pixels from 0 to 255 [default: 1/255]."),
+            option("--mean", metavar="M,M,M", help="Images: subtracted after scaling [default: 0]."),
+            option("--std", metavar="S,S,S", help="Images: divided by after the mean [default: 1]."),
+            option("--channel-order", metavar="ORDER", help="Images: rgb, bgr or gray [default: rgb]."),
+            option("--layout", metavar="LAYOUT", help="Images: nchw or nhwc [default: as the input suggests]."),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
 def calibration_options(command: F) -> F:
     """--calibration-data and what belongs to it."""
+    command = preprocess_options(command)
     for decorate in reversed(
         [
             option(
@@ -112,13 +131,6 @@ def calibration_options(command: F) -> F:
             option(
                 "--pareto", metavar="DIR", help="Write the models of the front of latency and loss into this folder."
             ),
-            option("--resize", metavar="N|HxW", help="Images: shorter side, or height x width, in pixels."),
-            option("--crop", metavar="N|HxW", help="Images: centre crop in pixels, after resizing."),
-            option("--scale", metavar="S", help="Images: factor for pixels from 0 to 255 [default: 1/255]."),
-            option("--mean", metavar="M,M,M", help="Images: subtracted after scaling [default: 0]."),
-            option("--std", metavar="S,S,S", help="Images: divided by after the mean [default: 1]."),
-            option("--channel-order", metavar="ORDER", help="Images: rgb, bgr or gray [default: rgb]."),
-            option("--layout", metavar="LAYOUT", help="Images: nchw or nhwc [default: as the input suggests]."),
         ]
     ):
         command = decorate(command)
@@ -138,6 +150,24 @@ def config_option(command: F) -> F:
         callback=load_defaults,
         help="Defaults for these options [default: onnxtune.toml, or [tool.onnxtune] in pyproject.toml].",
     )(command)
+
+
+def report_path(json_file: str | None, models: Sequence[Path]) -> Path | None:
+    """Where a JSON report goes (None: nowhere or stdout). Refuses before any work what could not be written, and a
+    report that would overwrite a model. Raises UsageError."""
+    from onnxtune.errors import ModelError
+    from onnxtune.model import check_writable
+
+    if not json_file or json_file == "-":
+        return None
+    path = Path(json_file)
+    try:
+        check_writable(path)
+    except ModelError as error:
+        raise UsageError(str(error)) from None
+    if path.resolve() in [m.resolve() for m in models]:
+        raise UsageError(f"--json {path}: that is the model; give the report a file of its own")
+    return path
 
 
 def words(values: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 
 WIDTH = 400.0
 BINS = 40

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.proposal import Decline
 from onnxtune.report import Kept, ModelSummary, Report, Rewrite
 

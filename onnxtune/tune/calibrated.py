@@ -15,7 +15,7 @@ from onnxtune.calibrate.level import Level
 from onnxtune.calibrate.points import Calibration, Point, Timed
 from onnxtune.calibrate.search import Search, summary
 from onnxtune.calibrate.tail import tail_of
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Decline, Proposal

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxtune import provenance
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.costs import total_macs
 from onnxtune.facts import Facts
 from onnxtune.memory import peak_bytes

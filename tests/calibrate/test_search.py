@@ -20,7 +20,7 @@ from onnxtune.calibrate.points import Calibration, Point, Timed
 from onnxtune.calibrate.search import Search, summary
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.errors import DataError
 from onnxtune.facts import Facts
 from onnxtune.model import Model

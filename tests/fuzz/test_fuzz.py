@@ -28,7 +28,7 @@ from onnx import TensorProto
 import onnxtune
 import onnxtune.tune.run
 from onnxtune.catalog import catalog
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.feeds import cases
 from onnxtune.localcheck import check_region, resized

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxtune.compare import Comparison, compare
+from onnxtune.comparison import Comparison, compare
 from onnxtune.profile import NodeTime, Profile
 from onnxtune.proposal import Decline
 from onnxtune.report import Kept, ModelSummary, Outcome, Rejected, Report, Rewrite
@@ -20,8 +20,8 @@ HOSTILE = "</title><script>alert(1)</script>|`x``y` **b** [l](javascript:z) @tea
 @cache
 def timed(speedup: float, count: int = 40) -> Comparison:
     rng = np.random.default_rng(0)
-    before, after, again = (rng.normal(m, 1e-7, count) for m in (2e-3, 2e-3 / speedup, 2e-3))
-    return compare(before, after, again, seed=0)
+    before, after = (rng.normal(m, 1e-7, (5, count // 10, 2)) for m in (2e-3, 2e-3 / speedup))
+    return compare(before, after, seed=0)
 
 
 def chain(*operators: str, stem: str = "t") -> Subgraph:

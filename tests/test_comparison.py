@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxtune.compare import Comparison, compare
+from onnxtune.comparison import Comparison, compare
 
 Samples = NDArray[np.float64]
 
