@@ -1,0 +1,41 @@
+"""Kernel rows and columns that read padding alone, or whose weights are all zero.
+
+On a map of 1x1 a 3x3 kernel with padding 1 reads one pixel and eight zeros; with dilation 18 on a map of 14x14
+the outer taps never meet it. They are multiplied all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxtune.finding import Check, Found
+from onnxtune.scene import Scene
+
+CHECK = Check(
+    code="CK207",
+    name="dead-taps",
+    summary="Kernel rows and columns that never meet the map, or are zero",
+    severity="advice",
+    remedy="optimize",
+    action="they are cut off, exactly",
+    fires="the rule crop_dead_taps can cut a kernel",
+    quiet="every row and column of the kernel meets the map somewhere, or the map's size is open",
+    guidelines=(2,),
+    items=("A6",),
+    rules=("crop_dead_taps",),
+)
+
+
+def find(scene: Scene) -> Iterator[Found]:
+    facts = scene.facts
+    keys = {key for p in scene.proposals("crop_dead_taps") for key in p.removes}
+    nodes = tuple(n for n in facts.nodes if n.key in keys)
+    if nodes:
+        share = scene.share(nodes)
+        one = len(nodes) == 1
+        yield Found(
+            f"{len(nodes)} kernel{'' if one else 's'} ha{'s' if one else 've'} rows or columns that never meet the map"
+            f" or are zero; {'it has' if one else 'they have'} {share:.0%} of the arithmetic",
+            nodes,
+            {"share_of_macs": share},
+        )
