@@ -30,7 +30,7 @@ GUIDELINES = (
 
 @dataclass(frozen=True)
 class GuidelineRow:
-    """One guideline: names of the exact and of the calibrated rules that serve it, codes of the checks that watch it."""
+    """One guideline: the exact and the calibrated rules that serve it, codes of the checks that watch it."""
 
     number: int
     guideline: str
