@@ -1,0 +1,44 @@
+"""Without data: what calibrated rewrites could be worth, by levels that are timed and not fitted."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from onnxtune.calibrate.level import Level
+from onnxtune.model import Model
+from onnxtune.propose import propose_levels
+from onnxtune.tune.run import Run
+
+LAYERS, SECONDS = 6, 15.0
+"""How many layers' levels are timed, and for how long."""
+RATIO = 0.3
+"""Multiply-accumulates left of a layer that calibration mostly allows."""
+
+
+def promise(run: Run, model: Model) -> None:
+    """Say what calibration data could be worth: levels of the largest layers, timed and not fitted."""
+    facts = run.facts_of(model)
+    levels = [x for x in propose_levels(facts, run.calibrated, run.rule_settings) if isinstance(x, Level)]
+    layers: dict[str, dict[str, Level]] = {}
+    for level in levels:
+        own = layers.setdefault(level.layer.key, {})
+        if level.share <= RATIO and level.share > getattr(own.get(level.rule), "share", 0.0):
+            own[level.rule] = level
+    timer = replace(run.timer, deadline=min(run.timer.deadline, time.monotonic() + SECONDS))
+    saved: dict[str, float] = {}
+    largest = sorted(layers, key=lambda k: -max((x.full_macs for x in layers[k].values()), default=0))
+    with run.stage("measure"):
+        for key in largest[:LAYERS]:
+            for level in layers[key].values():
+                run.notify("measuring what calibration could be worth", 0, 0)
+                comparison = timer.region(facts, level.unfitted).comparison
+                if comparison is not None and comparison.verdict == "faster":
+                    saved[key] = max(saved.get(key, 0.0), comparison.saved)
+        latency = run.timer.latency(model, run.sizes) if saved else 0.0
+    total = sum(saved.values())
+    if 0.05 * latency < total < latency:
+        run.notes.append(
+            f"with --calibration-data up to {latency / (latency - total):.1f}x more: {len(saved)} layers have"
+            f" forms with {RATIO:.0%} of their multiply-accumulates that are faster here"
+        )
