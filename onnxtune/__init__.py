@@ -9,12 +9,23 @@ from onnxtune.errors import DataError, GateError, ModelError, OnnxtuneError, Pro
 
 if TYPE_CHECKING:
     from onnxtune.api import Result, optimize
+    from onnxtune.checking import check
+    from onnxtune.finding import CheckReport, Finding
     from onnxtune.report import Report
 
-_LAZY = {"optimize": "onnxtune.api", "Result": "onnxtune.api", "Report": "onnxtune.report"}
+_LAZY = {
+    "check": "onnxtune.checking",
+    "CheckReport": "onnxtune.finding",
+    "Finding": "onnxtune.finding",
+    "optimize": "onnxtune.api",
+    "Result": "onnxtune.api",
+    "Report": "onnxtune.report",
+}
 
 __all__ = [
+    "CheckReport",
     "DataError",
+    "Finding",
     "GateError",
     "ModelError",
     "OnnxtuneError",
@@ -24,6 +35,7 @@ __all__ = [
     "RuleError",
     "UsageError",
     "__version__",
+    "check",
     "optimize",
 ]
 

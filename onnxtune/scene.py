@@ -26,11 +26,13 @@ Energies = Mapping[str, tuple[float, float]]
 @dataclass(frozen=True, eq=False)
 class Scene:
     """`provider`: "cpu" or "cuda", whose kernels costs are estimated for. `seen`: what the user's samples did to
-    the tensors that checks ask about (None: there are no samples)."""
+    the tensors that checks ask about (None: there are no samples). `assumed`: inputs whose height and width are open,
+    so that sizes are only a guess."""
 
     facts: Facts
     provider: str = "cpu"
     seen: Energies | None = None
+    assumed: frozenset[str] = frozenset()
     _said: dict[str, tuple[Said, ...]] = field(default_factory=dict)
 
     def said(self, rule: str) -> tuple[Said, ...]:

@@ -11,6 +11,9 @@ import onnxtune
 from onnxtune import errors
 
 NAMES = {
+    "CheckReport",
+    "Finding",
+    "check",
     "DataError",
     "GateError",
     "ModelError",

@@ -72,8 +72,35 @@ def rule_options(command: F) -> F:
     return command
 
 
+def image_options(command: F) -> F:
+    """How images become inputs."""
+    for decorate in reversed(
+        [
+            option("--resize", metavar="N|HxW", help="Images: shorter side, or height x width, in pixels."),
+            option("--crop", metavar="N|HxW", help="Images: centre crop in pixels, after resizing."),
+            option("--scale", metavar="S", help="Images: factor for pixels from 0 to 255 [default: 1/255]."),
+            option("--mean", metavar="M,M,M", help="Images: subtracted after scaling [default: 0]."),
+            option("--std", metavar="S,S,S", help="Images: divided by after the mean [default: 1]."),
+            option("--channel-order", metavar="ORDER", help="Images: rgb, bgr or gray [default: rgb]."),
+            option("--layout", metavar="LAYOUT", help="Images: nchw or nhwc [default: as the input suggests]."),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def data_options(command: F) -> F:
+    """--calibration-data for what is only looked at, and how images become inputs."""
+    return option(
+        "--calibration-data",
+        metavar="PATH",
+        help="Samples that tell what weights alone cannot; as for `optimize`.",
+    )(image_options(command))
+
+
 def calibration_options(command: F) -> F:
     """--calibration-data and what belongs to it."""
+    command = image_options(command)
     for decorate in reversed(
         [
             option(
@@ -112,13 +139,6 @@ def calibration_options(command: F) -> F:
             option(
                 "--pareto", metavar="DIR", help="Write the models of the front of latency and loss into this folder."
             ),
-            option("--resize", metavar="N|HxW", help="Images: shorter side, or height x width, in pixels."),
-            option("--crop", metavar="N|HxW", help="Images: centre crop in pixels, after resizing."),
-            option("--scale", metavar="S", help="Images: factor for pixels from 0 to 255 [default: 1/255]."),
-            option("--mean", metavar="M,M,M", help="Images: subtracted after scaling [default: 0]."),
-            option("--std", metavar="S,S,S", help="Images: divided by after the mean [default: 1]."),
-            option("--channel-order", metavar="ORDER", help="Images: rgb, bgr or gray [default: rgb]."),
-            option("--layout", metavar="LAYOUT", help="Images: nchw or nhwc [default: as the input suggests]."),
         ]
     ):
         command = decorate(command)

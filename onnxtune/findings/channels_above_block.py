@@ -31,7 +31,7 @@ CHECK = Check(
     rules=("prune_channels",),
     references=("He, Zhang, Sun: Channel pruning for accelerating very deep networks, 2017",),
 )
-EXCESS, PAYS, LEAST_SHARE = 0.1, 1.15, 0.05
+EXCESS, PAYS, LEAST_SHARE, LEAST_GAIN = 0.1, 1.15, 0.05, 1.02
 
 
 def find(scene: Scene) -> Iterator[Found]:
@@ -42,6 +42,8 @@ def find(scene: Scene) -> Iterator[Found]:
     nodes = tuple(sorted(gains, key=lambda n: -shares[n]))
     counts = sorted({scene.widths(n)[0] for n in nodes})
     left = 1 - sum(share * (1 - 1 / gains[n]) for n, share in shares.items())
+    if 1 / left < LEAST_GAIN:
+        return
     one = len(nodes) == 1
     yield Found(
         f"{len(nodes)} convolution{'' if one else 's'} ({sum(shares.values()):.0%} of the estimated cost) take"

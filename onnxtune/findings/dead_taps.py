@@ -26,12 +26,15 @@ CHECK = Check(
 )
 
 
+LEAST_SHARE = 0.002
+
+
 def find(scene: Scene) -> Iterator[Found]:
     facts = scene.facts
     keys = {key for p in scene.proposals("crop_dead_taps") for key in p.removes}
-    nodes = tuple(n for n in facts.nodes if n.key in keys)
-    if nodes:
-        share = scene.share(nodes)
+    nodes = tuple(n for n in facts.nodes if n.key in keys and n.is_op("Conv", "ConvTranspose"))
+    share = scene.share(nodes)
+    if nodes and share >= LEAST_SHARE:
         one = len(nodes) == 1
         yield Found(
             f"{len(nodes)} kernel{'' if one else 's'} ha{'s' if one else 've'} rows or columns that never meet the map"

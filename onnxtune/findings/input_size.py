@@ -38,26 +38,27 @@ CHECK = Check(
     action="feed images of a neighbouring size from the table; accuracy at another size must be checked on data",
     fires="height or width is no multiple of the total stride although every layer rounds up, or a layer never reads"
     " the last rows or columns of its map",
-    quiet="every strided layer divides its map; networks without stride; inputs that are no images",
+    quiet="every strided layer divides its map; an open size that is not given; networks without stride; inputs"
+    " that are no images",
     guidelines=(1,),
     items=("A4",),
     references=("Touvron, Vedaldi, Douze, Jegou: Fixing the train-test resolution discrepancy, 2019",),
 )
 LEAST_STRIDE = 4
-DROPPED = 0.05
-"""Share of a map's rows from which dropping them is more than a detail."""
+DROPPED, MUCH = 0.03, 0.1
+"""Shares of a map's rows or columns from which dropping them is more than a detail, and much."""
 
 
 def find(scene: Scene) -> Iterator[Found]:
     for value in scene.facts.model.inputs:
         size = scene.facts.size(value.name)
-        if size is None or len(size) != 4 or min(size[2:]) < 2 * LEAST_STRIDE:
+        if size is None or len(size) != 4 or min(size[2:]) < 2 * LEAST_STRIDE or value.name in scene.assumed:
             continue
         stride, strided = _downsampling(scene, value.name)
         if not strided:
             continue
         dropped = {n: _dropped(scene, n) for n in strided}
-        lost = [n for n in strided if max(dropped[n]) > 0]
+        lost = [n for n in strided if max(dropped[n]) >= DROPPED]
         rounds_up = all(_rounds_up(scene, n) for n in strided)
         off = [axis for axis in (0, 1) if stride[axis] >= LEAST_STRIDE and size[2 + axis] % stride[axis]]
         if not lost and not (rounds_up and off):
@@ -76,8 +77,13 @@ def find(scene: Scene) -> Iterator[Found]:
                 " every smaller map is rounded up"
             )
         numbers = {"height": size[2], "width": size[3], "stride": max(stride), "dropped": worst, "sizes": table}
-        severity = "advice" if worst >= DROPPED else None
-        yield Found(message, tuple(lost), numbers, severity=severity, names=() if lost else (value.name,))  # type: ignore[arg-type]
+        yield Found(
+            message,
+            tuple(lost),
+            numbers,
+            severity="advice" if worst >= MUCH else None,
+            names=() if lost else (value.name,),
+        )
 
 
 def measure(scene: Scene, found: Found, timer: Timer) -> Worth | None:

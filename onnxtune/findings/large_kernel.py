@@ -35,7 +35,7 @@ CHECK = Check(
     references=("Simonyan, Zisserman 2015, section 2.3", "Zhang, Zou, He, Sun 2015 (arXiv 1505.06798)"),
 )
 LEAST_SHARE = 0.02
-USUAL = 0.25
+USUAL, LEAST_GAIN = 0.25, 1.05
 
 
 def find(scene: Scene) -> Iterator[Found]:
@@ -53,6 +53,7 @@ def find(scene: Scene) -> Iterator[Found]:
         tuple(sorted(nodes, key=lambda n: -scene.macs.get(n.key, 0))),
         {"share_of_macs": share, "forms": [_forms(scene, n) for n in nodes]},
         left,
+        severity="info" if 1 / left < LEAST_GAIN else None,
     )
 
 

@@ -31,9 +31,10 @@ CHECK = Check(
     references=("Denton et al.: Exploiting linear structure within convolutional networks, 2014",),
 )
 ENERGY, EXACT = 0.99, 1 - 1e-12
-LEAST_SHARE, LEAST_WIDTH, LARGEST = 0.01, 16, 24
+LEAST_SHARE, LEAST_WIDTH, LARGEST = 0.01, 16, 16
 """Layers below these are not worth a look; as many as LARGEST are looked at."""
-PAYS = 0.6
+PAYS, LEAST_GAIN = 0.6, 0.02
+"""Arithmetic that is left of a layer, and that is saved of the model, at which it is worth saying."""
 
 
 def find(scene: Scene) -> Iterator[Found]:
@@ -55,6 +56,8 @@ def find(scene: Scene) -> Iterator[Found]:
     if not found:
         return
     saved = sum(scene.share([node]) * (1 - ratio) for node, _, _, ratio in found)
+    if saved < LEAST_GAIN:
+        return
     first = found[0]
     one = len(found) == 1
     which = first[0].proto.name or first[0].key

@@ -32,7 +32,7 @@ CHECK = Check(
     rules=("remove_dead_channels", "prune_channels"),
     references=("Liu et al.: Learning efficient convolutional networks through network slimming, 2017",),
 )
-SMALL, LEAST_SHARE = 1e-3, 0.01
+SMALL, FEW, LEAST_SHARE = 1e-3, 4, 0.01
 COMMON = 0.1
 """Share of channels from which it is a warning: removing them changes the model's cost."""
 
@@ -48,7 +48,7 @@ def find(scene: Scene) -> Iterator[Found]:
         total, small, zero = total + len(sizes), small + count, zero + int((sizes == 0).sum())
         if count:
             nodes.append((count, node))
-    if total and small / total >= LEAST_SHARE:
+    if small >= FEW and small / total >= LEAST_SHARE:
         nodes.sort(key=lambda pair: -pair[0])
         exact = f", {zero} of them are exactly 0" if zero and zero < small else ", all exactly 0" if zero else ""
         only = zero == small

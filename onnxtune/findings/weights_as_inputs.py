@@ -30,7 +30,7 @@ CHECK = Check(
 
 def find(scene: Scene) -> Iterator[Found]:
     facts = scene.facts
-    stored = [i.name for i in facts.model.proto.graph.initializer if i.name in facts.inputs]
+    stored = [i.name for i in facts.model.proto.graph.initializer if i.name in facts.inputs and facts.consumers(i.name)]
     if stored:
         yield Found(
             f"{len(stored)} weights are graph inputs, too: ONNX Runtime can neither fold nor fuse nor use its"
