@@ -19,7 +19,7 @@ from onnxtune.catalog import catalog, own_rule
 from onnxtune.checks import chosen
 from onnxtune.errors import UsageError
 from onnxtune.facts import Facts
-from onnxtune.finding import SEVERITIES, Checker, CheckReport, Finding, Found, Worth
+from onnxtune.finding import SEVERITIES, Checker, CheckReport, Finding, Found, Severity, Worth
 from onnxtune.findings import deformable, near_dead_branch
 from onnxtune.model import Model
 from onnxtune.runtime import Target, resolve, versions
@@ -33,6 +33,8 @@ from onnxtune.worth import Scales, estimated, folded
 
 ON_RAW = "CK601"
 """The check that must see which weights are graph inputs; the others look at the model with its weights constant."""
+WORTH_SAYING = 1.01
+"""Measured speed-up below which advice is only good to know."""
 GPU_WORDS = ("cuda", "gpu", "trt", "tensorrt")
 
 
@@ -161,12 +163,20 @@ def _assumed(model: Model, given: Mapping[str, tuple[int, ...]]) -> frozenset[st
     return frozenset(free) - given.keys()
 
 
+def _severity(checker: Checker, found: Found, worth: Worth | None) -> Severity:
+    severity = found.severity or checker.card.severity
+    no_gain = (
+        worth is not None and worth.kind == "measured" and worth.speedup is not None and worth.speedup < WORTH_SAYING
+    )
+    return "info" if no_gain and checker.card.only_speed and severity in ("advice", "warning") else severity
+
+
 def _finding(checker: Checker, found: Found, worth: Worth | None) -> Finding:
     card = checker.card
     return Finding(
         code=card.code,
         name=card.name,
-        severity=found.severity or card.severity,
+        severity=_severity(checker, found, worth),
         message=found.message,
         nodes=found.names or tuple(n.proto.name or n.key for n in found.nodes),
         numbers=found.numbers,

@@ -45,6 +45,8 @@ class Check:
     items: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    only_speed: bool = True
+    """Whether nothing but speed speaks for it: where measuring shows no gain, it is only good to know."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,11 @@ class CheckReport:
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+
+def several(number: int, one: str, many: str) -> str:
+    """ "1 layer has", "3 layers have" """
+    return f"{number} {one if number == 1 else many}"
 
 
 def _plain(value: Any) -> Any:

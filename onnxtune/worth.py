@@ -57,7 +57,7 @@ class Scales:
                 saved[f"{len(saved)}"] = (proposal, comparison.saved)
         if not saved:
             timed = any(True for _ in self._proposals(known, found)) if known else False
-            return Worth("measured", 1.0, "nothing that was tried is faster here", 0.0) if timed else estimated(found)
+            return Worth("measured", 1.0, "nothing that was tried", 0.0) if timed else estimated(found)
         proposals, seconds = zip(*saved.values(), strict=True)
         chosen = select(proposals, seconds)
         by = sorted({proposals[i].rule for i in chosen})
@@ -98,7 +98,7 @@ class Scales:
             return None
         by = ", ".join(r.name for r in rules)
         if comparison.verdict != "faster":
-            return Worth("measured", 1.0, "not faster here", 0.0)
+            return Worth("measured", 1.0, by, 0.0)
         return Worth("measured", comparison.speedup, by, comparison.saved)
 
 

@@ -58,9 +58,11 @@ def sweep(scene: Scene, timer: Timer) -> Iterator[Found]:
     best = max(r["images_per_second"] for r in rows)
     knee = next(r for r in rows if r["images_per_second"] >= ENOUGH * best)
     gain = knee["images_per_second"] / rows[0]["images_per_second"]
+    rate = f"{knee['images_per_second']:,.0f} images/s"
     yield Found(
-        f"{knee['images_per_second']:.3g} images/s at batch {knee['batch']:.0f}, {gain:.2f}x of what batch 1 gives;"
-        " larger ones bring little more",
+        f"{rate} at batch {knee['batch']:.0f}, {gain:.2f}x of what batch 1 gives; larger ones bring little more"
+        if knee["batch"] > 1
+        else f"throughput does not grow with the batch here: {rate} at batch 1",
         (),
         {"knee": int(knee["batch"]), "gain": gain, "batches": rows},
         remedy="keep",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -51,9 +51,8 @@ def find(scene: Scene) -> Iterator[Found]:
     if nodes:
         copied = sum(scene.tensor_bytes(n.outputs[0]) for n in nodes)
         share = copied / max(scene.written_bytes, 1)
-        one = len(nodes) == 1
         yield Found(
-            f"{len(nodes)} Cast{'' if one else 's'} between types and back: {share:.0%} of all that is written",
+            f"{several(len(nodes), 'Cast', 'Casts')} between types and back: {share:.0%} of what is written",
             tuple(nodes),
             {"copied_bytes": copied, "share_of_writes": share, "casts_of_casts": len(chained)},
             severity="info" if share < 0.01 else None,

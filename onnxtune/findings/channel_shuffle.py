@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -40,10 +40,8 @@ def find(scene: Scene) -> Iterator[Found]:
         copied = sum(scene.tensor_bytes(n.outputs[0]) for n in nodes)
         share = copied / max(scene.written_bytes, 1)
         can = any(n.key in folds for n in nodes)
-        one = len(nodes) == 1
         yield Found(
-            f"{len(nodes)} channel shuffle{'' if one else 's'} cop{'ies' if one else 'y'} {share:.0%} of all"
-            f" that is written",
+            f"{several(len(nodes), 'channel shuffle copies', 'channel shuffles copy')} {share:.0%} of what is written",
             tuple(nodes),
             {"copied_bytes": copied, "share_of_writes": share},
             severity=None if can else "info",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from onnxtune.channels.cost import Target
 from onnxtune.facts import Node
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene, layer_cost
 
 CHECK = Check(
@@ -44,11 +44,9 @@ def find(scene: Scene) -> Iterator[Found]:
     left = 1 - sum(share * (1 - 1 / gains[n]) for n, share in shares.items())
     if 1 / left < LEAST_GAIN:
         return
-    one = len(nodes) == 1
     yield Found(
-        f"{len(nodes)} convolution{'' if one else 's'} ({sum(shares.values()):.0%} of the estimated cost) take"
-        f"{'s' if one else ''} {', '.join(map(str, counts[:6]))} channels, a few more than full blocks of"
-        f" {_block(scene)}",
+        f"{several(len(nodes), 'convolution', 'convolutions')} ({sum(shares.values()):.0%} of the estimated cost) with"
+        f" {', '.join(map(str, counts[:6]))} channels, a few more than full blocks of {_block(scene)}",
         nodes,
         {"channels": counts, "block": _block(scene), "share_of_cost": sum(shares.values())},
         left,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -35,10 +35,9 @@ def find(scene: Scene) -> Iterator[Found]:
     nodes = tuple(n for n in facts.nodes if n.key in keys and n.is_op("Conv", "ConvTranspose"))
     share = scene.share(nodes)
     if nodes and share >= LEAST_SHARE:
-        one = len(nodes) == 1
         yield Found(
-            f"{len(nodes)} kernel{'' if one else 's'} ha{'s' if one else 've'} rows or columns that never meet the map"
-            f" or are zero; {'it has' if one else 'they have'} {share:.0%} of the arithmetic",
+            f"{several(len(nodes), 'kernel has', 'kernels have')} rows or columns that never meet the map or are zero"
+            f" ({share:.0%} of the arithmetic)",
             nodes,
             {"share_of_macs": share},
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxtune.facts import Facts, Node
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -37,20 +37,17 @@ def find(scene: Scene) -> Iterator[Found]:
     if regions:
         nodes = tuple(n for n in facts.nodes if any(n.key in r for r in regions))
         written = sum(scene.tensor_bytes(o) for n in nodes for o in n.outputs) / max(scene.written_bytes, 1)
-        one = len(regions) == 1
         yield Found(
-            f"{len(regions)} activation{'' if one else 's'} spelled out in {len(nodes)} nodes, which write"
-            f" {written:.0%} of"
-            " all that is written",
+            f"{several(len(regions), 'activation', 'activations')} spelled out in {len(nodes)} nodes, which write"
+            f" {written:.0%} of what is written",
             nodes,
             {"activations": len(regions), "nodes": len(nodes), "share_of_writes": written},
             action="they are rewritten in the form that is fastest here",
         )
     norms = tuple(n for n in facts.nodes if _layer_norm(facts, n))
     if norms:
-        one = len(norms) == 1
         yield Found(
-            f"{len(norms)} layer normalization{'' if one else 's'} spelled out in elementary operators",
+            f"{several(len(norms), 'layer normalization', 'layer normalizations')} spelled out in elementary operators",
             norms,
             {"normalizations": len(norms)},
             severity="info",

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 
 from onnxtune.facts import Node
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -40,7 +40,8 @@ def find(scene: Scene) -> Iterator[Found]:
     still = tuple(n for n in nodes if n.key in fixed)
     if still:
         yield Found(
-            f"{len(still)} deformable convolution(s) whose offsets do not depend on the input",
+            several(len(still), "deformable convolution", "deformable convolutions")
+            + " whose offsets do not depend on the input",
             still,
             {"share_of_macs": scene.share(still)},
             severity="advice",
@@ -57,7 +58,8 @@ def find(scene: Scene) -> Iterator[Found]:
         )
         near = bool(spreads) and max(spreads) < STILL
         yield Found(
-            f"{len(moving)} deformable convolution(s), which no processor has a fast path for; {known}",
+            several(len(moving), "deformable convolution", "deformable convolutions")
+            + f", which no processor has a fast path for; {known}",
             moving,
             {"share_of_macs": scene.share(moving), "largest_spread": max(spreads, default=None)},
             severity="advice" if near else None,

@@ -23,7 +23,7 @@ CHECK = Check(
     action="additions instead of Concats, or fewer and wider layers, when training anew",
     fires="Concats over channels of more than 4 maps (those inside of them counted) that feed a normalization"
     " or a further"
-    " Concat four deep, with 10 % of all that is written",
+    " Concat four deep, with 10 % of what is written",
     quiet="Concats of branches (Inception, pyramids, U-shaped networks), heads of detectors",
     guidelines=(12,),
     items=("A16",),
@@ -54,7 +54,7 @@ def find(scene: Scene) -> Iterator[Found]:
     share = copied / max(scene.written_bytes, 1)
     if len(nodes) > 1 and share >= LEAST_SHARE:
         yield Found(
-            f"{len(nodes)} Concats of dense blocks copy {copied / 1e6:.1f} MB, {share:.0%} of all that is written",
+            f"{len(nodes)} Concats of dense blocks copy {copied / 1e6:.1f} MB, {share:.0%} of what is written",
             tuple(sorted(nodes, key=lambda n: -scene.tensor_bytes(n.outputs[0]))),
             {"copied_bytes": copied, "share_of_writes": share, "largest": max(maps[n.outputs[0]] for n in nodes)},
         )

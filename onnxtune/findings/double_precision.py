@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -30,11 +30,9 @@ def find(scene: Scene) -> Iterator[Found]:
     facts = scene.facts
     nodes = [n for n in facts.nodes if not n.is_op("Constant") and any(_double(scene, o) for o in n.outputs if o)]
     if nodes:
-        one = len(nodes) == 1
         share = sum(scene.tensor_bytes(o) for n in nodes for o in n.outputs) / max(scene.written_bytes, 1)
         yield Found(
-            f"{len(nodes)} node{'' if one else 's'} write{'s' if one else ''} float64 maps, {share:.0%} of all that is"
-            " written",
+            f"{several(len(nodes), 'node writes', 'nodes write')} float64 maps, {share:.0%} of what is written",
             tuple(nodes),
             {"share_of_writes": share},
         )

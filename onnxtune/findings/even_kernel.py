@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -37,9 +37,8 @@ def find(scene: Scene) -> Iterator[Found]:
             nodes.append(node)
     if nodes:
         shown = ", ".join(f"{h}x{w}" for h, w in sorted({scene.kernel(n) for n in nodes}))
-        one = len(nodes) == 1
         yield Found(
-            f"{len(nodes)} convolution{'' if one else 's'} of {shown}: no centre, maps shift by half a pixel",
+            f"{several(len(nodes), 'convolution', 'convolutions')} of {shown}: no centre, maps shift by half a pixel",
             tuple(nodes),
             {"share_of_macs": scene.share(nodes)},
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxtune.facts import Node
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.fully_connected import FullyConnected, fully_connected
 from onnxtune.scene import Scene
 
@@ -28,11 +28,12 @@ CHECK = Check(
     guidelines=(6,),
     items=("A10",),
     rules=("replace_fc_head", "merge_linear_layers"),
+    only_speed=False,
     references=("Lin, Chen, Yan: Network in network, 2014", "Girshick: Fast R-CNN, 2015, section 3.1"),
 )
 MOST = 0.5
 LEAST_BYTES = 16_384
-RANK = 32
+RANK, PAYS = 32, 0.8
 
 
 def find(scene: Scene) -> Iterator[Found]:
@@ -51,16 +52,16 @@ def find(scene: Scene) -> Iterator[Found]:
         "share_of_macs": arithmetic,
         f"bytes_at_rank_{RANK}": rank,
     }
-    pooled = ""
+    smaller = f"rank {RANK} would be {rank / 1e6:.2g} MB" if rank < stored * PAYS else ""
     if first.size is not None and first.size[1] * first.size[2] > 1:
         area = first.size[1] * first.size[2]
         numbers["bytes_pooled"] = stored - first.weight.nbytes + first.weight.nbytes // area
-        pooled = f", {numbers['bytes_pooled'] / 1e6:.2g} MB with global average pooling"
-    one = len(heavy) == 1
+        pooled = f"{numbers['bytes_pooled'] / 1e6:.2g} MB with global average pooling"
+        smaller = f"{smaller}, {pooled}" if smaller else f"they would be {pooled}"
+    what = several(len(heavy), "fully connected layer holds", "fully connected layers hold")
     yield Found(
-        f"{len(heavy)} fully connected layer{'' if one else 's'} hold{'s' if one else ''} {share:.0%} of the weights"
-        f" ({stored / 1e6:.3g} MB) for {arithmetic:.0%} of the arithmetic; rank {RANK} would be"
-        f" {rank / 1e6:.2g} MB{pooled}",
+        f"{what} {share:.0%} of the weights ({stored / 1e6:.3g} MB) for {arithmetic:.0%} of the arithmetic"
+        + (f"; {smaller}" if smaller else ""),
         tuple(n for n, _ in heavy),
         numbers,
     )

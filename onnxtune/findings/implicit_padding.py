@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -36,11 +36,8 @@ def find(scene: Scene) -> Iterator[Found]:
         if node.is_op("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool") and ((same and uneven) or shaped):
             nodes.append(node)
     if nodes:
-        one = len(nodes) == 1
         yield Found(
-            f"{len(nodes)} layer{'' if one else 's'} leave{'s' if one else ''} padding to the runtime: other"
-            f" input sizes see"
-            " another border",
+            f"{several(len(nodes), 'layer leaves', 'layers leave')} padding to the runtime: other sizes see another border",
             tuple(nodes),
             {"layers": len(nodes)},
         )

@@ -23,7 +23,7 @@ import onnx
 from onnxtune.costs import macs
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts, Node
-from onnxtune.finding import Check, Found, Worth
+from onnxtune.finding import Check, Found, Worth, several
 from onnxtune.model import Model
 from onnxtune.scene import Scene
 from onnxtune.shapes import describe
@@ -67,8 +67,7 @@ def find(scene: Scene) -> Iterator[Found]:
         worst = max((max(dropped[n]) for n in lost), default=0.0)
         if lost:
             message = (
-                f"{len(lost)} layer{'s' if len(lost) > 1 else ''} never read{'' if len(lost) > 1 else 's'} the last"
-                f" rows or columns of {'their maps' if len(lost) > 1 else 'its map'}"
+                f"{several(len(lost), 'layer never reads', 'layers never read')} the last rows or columns of the map"
                 f" (up to {worst:.0%}); input '{value.name}' is {size[2]}x{size[3]}, total stride {max(stride)}"
             )
         else:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from onnxtune.facts import Node
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -46,10 +46,9 @@ def find(scene: Scene) -> Iterator[Found]:
     left = 1 - share * (1 - USUAL)
     sizes = sorted({scene.kernel(n) for n in nodes}, reverse=True)
     shown = ", ".join(f"{h}x{w}" for h, w in sizes)
-    one = len(nodes) == 1
     yield Found(
-        f"{len(nodes)} dense convolution{'' if one else 's'} of {shown} {'has' if one else 'have'} {share:.0%} of the"
-        f" multiply-accumulates",
+        f"{several(len(nodes), 'dense convolution', 'dense convolutions')} of {shown} with {share:.0%} of the"
+        " multiply-accumulates",
         tuple(sorted(nodes, key=lambda n: -scene.macs.get(n.key, 0))),
         {"share_of_macs": share, "forms": [_forms(scene, n) for n in nodes]},
         left,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -31,11 +31,8 @@ def find(scene: Scene) -> Iterator[Found]:
     nodes = tuple(n for n in facts.nodes if n.key in keys and n.is_op("MaxPool"))
     if nodes:
         shown = ", ".join(sorted({"x".join(map(str, n.attribute("kernel_shape"))) for n in nodes}))
-        one = len(nodes) == 1
         yield Found(
-            f"{len(nodes)} max pool{'' if one else 's'} of {shown} compare{'s' if one else ''} every pixel of"
-            f" the window"
-            " anew",
+            f"{several(len(nodes), 'max pool', 'max pools')} of {shown}: every pixel of the window is compared anew",
             nodes,
             {"kernels": shown},
         )

@@ -44,7 +44,7 @@ def find(scene: Scene) -> Iterator[Found]:
         copied = sum(scene.tensor_bytes(n.outputs[0]) for n in nodes.values())
         share = copied / max(scene.written_bytes, 1)
         yield Found(
-            f"{len(nodes)} Transposes bring maps to channels last and back: {share:.0%} of all that is written",
+            f"{len(nodes)} Transposes bring maps to channels last and back: {share:.0%} of what is written",
             tuple(nodes.values()),
             {"copied_bytes": copied, "share_of_writes": share},
         )

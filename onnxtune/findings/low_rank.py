@@ -59,10 +59,13 @@ def find(scene: Scene) -> Iterator[Found]:
     if saved < LEAST_GAIN:
         return
     first = found[0]
-    one = len(found) == 1
     which = first[0].proto.name or first[0].key
     example = f"{ENERGY:.0%} of its weights' energy in {first[1]} of {first[2]} directions"
-    message = f"{which} has {example}" if one else f"{len(found)} layers are nearly of low rank; {which} has {example}"
+    message = (
+        f"{which} has {example}"
+        if len(found) == 1
+        else f"{len(found)} layers are nearly of low rank; {which} has {example}"
+    )
     ranks = [{"node": n.proto.name or n.key, "rank": r, "of": full, "macs": round(q, 3)} for n, r, full, q in found]
     yield Found(
         message,

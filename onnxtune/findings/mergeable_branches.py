@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxtune.facts import Node
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -46,7 +46,7 @@ def find(scene: Scene) -> Iterator[Found]:
             nodes.append(node)
             convolutions += inside
     if nodes:
-        ends = f"{len(nodes)} sum{'s' if len(nodes) > 1 else ''} of"
+        ends = f"{several(len(nodes), 'sum', 'sums')} of"
         yield Found(
             f"{ends} parallel branches ({len(convolutions)} convolutions) that one convolution each can replace",
             tuple(nodes),

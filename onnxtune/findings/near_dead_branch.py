@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxtune.facts import Node
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -49,12 +49,11 @@ def find(scene: Scene) -> Iterator[Found]:
         dead.sort(key=lambda pair: pair[0])
         zero = all(ratio == 0 for ratio, _ in dead)
         known = "on your samples" if scene.seen is not None else "by their scales"
-        worst = dead[0][0]
-        one = len(dead) == 1
-        what = "is zero" if zero and one else "are zero" if zero else f"{known} as little as {worst:.1e} of the energy"
+        what = several(len(dead), "residual branch", "residual branches")
         yield Found(
-            f"{len(dead)} residual branch{'' if one else 'es'} "
-            + (what if zero else f"add{'s' if one else ''} {what} of what {'it is' if one else 'they are'} added to"),
+            f"{what}: all zero"
+            if zero
+            else f"{what} with, {known}, as little as {dead[0][0]:.1e} of the energy of what is passed on beside",
             tuple(node for _, node in dead),
             {"energies": [round(ratio, 8) for ratio, _ in dead]},
             remedy="optimize" if zero else None,

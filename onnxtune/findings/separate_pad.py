@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -31,10 +31,9 @@ def find(scene: Scene) -> Iterator[Found]:
     if nodes:
         copied = sum(scene.tensor_bytes(n.outputs[0]) for n in nodes)
         share = copied / max(scene.written_bytes, 1)
-        one = len(nodes) == 1
         yield Found(
-            f"{len(nodes)} Pad node{'' if one else 's'} {'is' if one else 'are'} copied out instead of being padded by"
-            f" the layer: {share:.0%} of what the model writes",
+            f"{several(len(nodes), 'Pad node copies', 'Pad nodes copy')} what the layer could pad by itself: {share:.0%}"
+            " of what is written",
             nodes,
             {"copied_bytes": copied, "share_of_writes": share},
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -46,10 +46,9 @@ def find(scene: Scene) -> Iterator[Found]:
         worst, kept = max(lost for lost, _ in found), 1.0
         for lost, _ in found:
             kept *= 1 - lost
-        one = len(found) == 1
         yield Found(
-            f"{len(found)} convolution{'' if one else 's'} without padding lose{'s' if one else ''} up to {worst:.0%}"
-            f" of {'its' if one else 'their'} map" + ("" if one else f", {1 - kept:.0%} together"),
+            f"{several(len(found), 'convolution without padding loses', 'convolutions without padding lose')} up to"
+            f" {worst:.0%} of the map" + (f", {1 - kept:.0%} together" if len(found) > 1 else ""),
             tuple(conv for _, conv in found),
             {"largest_loss": worst, "total_loss": 1 - kept},
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxtune.facts import Node
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene
 
 CHECK = Check(
@@ -42,10 +42,9 @@ def find(scene: Scene) -> Iterator[Found]:
     before = [scene.facts.by_key[key] for key in moved - {n.key for n in readers}]
     lost = sum(scene.macs.get(n.key, 0) for n in before) / max(scene.total_macs, 1)
     stride = max(max(scene.strides(n)) for n in readers)
-    one = len(readers) == 1
     yield Found(
-        f"{len(readers)} 1x1 convolution{'' if one else 's'} with stride {stride} read{'s' if one else ''} one of"
-        f" {stride**2} pixels; nobody reads the others, which {lost:.0%} of the arithmetic goes to make",
+        f"{several(len(readers), '1x1 convolution reads', '1x1 convolutions read')} one of {stride**2} pixels; nobody"
+        f" reads the others, which {lost:.0%} of the arithmetic goes to make",
         readers,
         {"stride": stride, "share_of_macs_before": lost},
         1 - lost * (1 - 1 / stride**2),

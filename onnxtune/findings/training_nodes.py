@@ -39,7 +39,7 @@ def find(scene: Scene) -> Iterator[Found]:
     if nodes:
         kinds = {op: sum(n.op_type == op for n in nodes) for op in ("Dropout", "Identity")}
         said = " and ".join(f"{count} {op}" for op, count in kinds.items() if count)
-        yield Found(f"{said} do{'es' if len(nodes) == 1 else ''} nothing at inference", tuple(nodes), kinds)
+        yield Found(f"{said}: nothing to do at inference", tuple(nodes), kinds)
 
 
 def trains(facts: Facts, node: Node) -> bool:

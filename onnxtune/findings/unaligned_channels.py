@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from onnxtune.channels.cost import Target, rounded
 from onnxtune.facts import Node
-from onnxtune.finding import Check, Found
+from onnxtune.finding import Check, Found, several
 from onnxtune.scene import Scene, layer_cost
 
 CHECK = Check(
@@ -51,10 +51,9 @@ def find(scene: Scene) -> Iterator[Found]:
     counts = sorted({scene.widths(n)[0] for n in nodes})
     shown = ", ".join(map(str, counts[:6])) + (", ..." if len(counts) > 6 else "")
     padded = any(not p.removes.isdisjoint({n.key for n in nodes}) for p in scene.proposals("pad_channels"))
-    one = len(nodes) == 1
     yield Found(
-        f"{len(nodes)} convolution{'' if one else 's'} ({sum(shares.values()):.0%} of the estimated cost) take"
-        f"{'s' if one else ''} {shown} channels, which the fast kernels cannot use",
+        f"{several(len(nodes), 'convolution', 'convolutions')} ({sum(shares.values()):.0%} of the estimated cost) with"
+        f" {shown} channels, which the fast kernels cannot use",
         nodes,
         {"channels": counts, "share_of_cost": sum(shares.values()), "largest_layer_gain": max(gains.values())},
         left,

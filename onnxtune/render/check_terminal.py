@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
-from onnxtune.finding import CheckReport, Finding
+from onnxtune.finding import REMEDIES, CheckReport, Finding
 from onnxtune.render.check_text import counted, places, to_do, totals, worth
 
 COLOURS = {"error": "bold red", "warning": "yellow", "advice": "cyan", "info": "dim"}
@@ -37,6 +37,7 @@ def _full(finding: Finding, out: Console, verbose: int) -> None:
 
 def _brief(finding: Finding, out: Console) -> None:
     value = f"; {worth(finding.worth)}" if worth(finding.worth) else ""
+    do = f" [dim]({escape(REMEDIES[finding.remedy])})[/]" if finding.remedy != "keep" else ""
     out.print(
-        Padding(f"[dim]info[/]    {finding.code} {finding.name}: {escape(finding.message + value)}", (0, 0, 0, 2))
+        Padding(f"[dim]info[/]    {finding.code} {finding.name}: {escape(finding.message + value)}{do}", (0, 0, 0, 2))
     )

@@ -42,7 +42,7 @@ def worth(value: Worth | None) -> str:
     if value.kind == "estimated":
         return f"about {value.speedup:.2f}x, estimated from {value.by}"
     if value.speedup <= 1:
-        return f"measured: {value.by}"
+        return "measured: not faster here"
     return f"{value.speedup:.2f}x measured ({value.by})"
 
 
