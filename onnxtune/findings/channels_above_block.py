@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from onnxtune.channels.cost import Target
 from onnxtune.facts import Node
 from onnxtune.finding import Check, Found, several
@@ -54,7 +56,9 @@ def find(scene: Scene) -> Iterator[Found]:
 
 
 def _block(scene: Scene) -> int:
-    return max(Target.of(scene.provider).block, 8)
+    """Channels of a block on the CPU, of a tile of the tensor cores on CUDA."""
+    halves = any(scene.facts.dtype(n.input(0)) == np.float16 for n in scene.convolutions)
+    return Target.of(scene.provider).larger(halves)
 
 
 def _gain(scene: Scene, conv: Node) -> float:

@@ -37,7 +37,7 @@ def find(scene: Scene) -> Iterator[Found]:
             nodes.append(node)
     if nodes:
         yield Found(
-            f"{several(len(nodes), 'layer leaves', 'layers leave')} padding to the runtime: other sizes see another border",
+            f"{several(len(nodes), 'layer leaves', 'layers leave')} padding to the runtime: other sizes, other borders",
             tuple(nodes),
             {"layers": len(nodes)},
         )

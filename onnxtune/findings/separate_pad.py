@@ -32,8 +32,8 @@ def find(scene: Scene) -> Iterator[Found]:
         copied = sum(scene.tensor_bytes(n.outputs[0]) for n in nodes)
         share = copied / max(scene.written_bytes, 1)
         yield Found(
-            f"{several(len(nodes), 'Pad node copies', 'Pad nodes copy')} what the layer could pad by itself: {share:.0%}"
-            " of what is written",
+            f"{several(len(nodes), 'Pad node copies', 'Pad nodes copy')} what layers could pad by themselves"
+            f" ({share:.0%} of what is written)",
             nodes,
             {"copied_bytes": copied, "share_of_writes": share},
         )
