@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from onnxtune.finding import REMEDIES, SEVERITIES, Checker, CheckReport, Finding, Worth
+from onnxtune.guidelines import GUIDELINES
 
 SHOWN = 4
 """Nodes that are named before the rest is counted."""
@@ -62,7 +63,7 @@ def explain(checker: Checker) -> str:
     if card.rules:
         parts += ["", f"Rules that do it: {', '.join(card.rules)} (`onnxtune rules explain NAME`)"]
     if card.guidelines:
-        parts += ["", f"Guideline: {', '.join(map(str, card.guidelines))}"]
+        parts += ["", f"Guideline: {', '.join(f'{g} ({GUIDELINES[g]})' for g in card.guidelines)}"]
     if card.references:
         parts += ["", "References:", *(f"  - {r}" for r in card.references)]
     return "\n".join(parts)
