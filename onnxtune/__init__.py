@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from onnxtune.api import Result, optimize
     from onnxtune.bench.api import benchmark
     from onnxtune.bench.report import BenchmarkReport
+    from onnxtune.checking import check
+    from onnxtune.finding import CheckReport, Finding
     from onnxtune.numerics.api import compare
     from onnxtune.numerics.result import Numerics
     from onnxtune.render.html import to_html
@@ -19,10 +21,13 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "BenchmarkReport": "onnxtune.bench.report",
+    "CheckReport": "onnxtune.finding",
+    "Finding": "onnxtune.finding",
     "Numerics": "onnxtune.numerics.result",
     "Report": "onnxtune.report",
     "Result": "onnxtune.api",
     "benchmark": "onnxtune.bench.api",
+    "check": "onnxtune.checking",
     "compare": "onnxtune.numerics.api",
     "optimize": "onnxtune.api",
     "to_html": "onnxtune.render.html",
@@ -31,7 +36,9 @@ _LAZY = {
 
 __all__ = [
     "BenchmarkReport",
+    "CheckReport",
     "DataError",
+    "Finding",
     "GateError",
     "ModelError",
     "Numerics",
@@ -43,6 +50,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "benchmark",
+    "check",
     "compare",
     "optimize",
     "to_html",

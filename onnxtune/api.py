@@ -7,7 +7,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -32,7 +32,7 @@ from onnxtune.ranges import check_inside, checked_ranges
 from onnxtune.report import Report
 from onnxtune.rule import Rule
 from onnxtune.runtime import Target, resolve
-from onnxtune.tune import NotifyFunction, Objective, Options, tune
+from onnxtune.tune import DecideFunction, NotifyFunction, Objective, Options, tune
 
 HEAD_RULE = "replace_fc_head"
 HEADS = ("auto", "gap", "pyramid", "maps", "low_rank")
@@ -90,6 +90,7 @@ def optimize(
     seed: int = 0,
     cache: bool | Path = True,
     notify: NotifyFunction | None = None,
+    decide: DecideFunction | None = None,
 ) -> Result:
     """Rewrite a CNN so that it runs faster on ONNX Runtime, or give it back as it was.
 
@@ -133,6 +134,8 @@ def optimize(
         seed: of everything random.
         cache: keep measurements in the user's cache folder; or a path of an SQLite file; False: do not.
         notify: called with (stage, done, total) as work proceeds.
+        decide: called with every decision when it falls: a Kept, Rejected or Decline of `onnxtune.report`, or a remark
+            in words. What is kept may be dropped later; the report has the last word.
 
     Returns:
         Result with `.model` (ModelProto), `.report`, `.save(path)`.
@@ -176,6 +179,7 @@ def optimize(
         check_inside(feeds, options.ranges, f"user input {i + 1}")
     extra = [Case(f"user input {i + 1}", dict(f)) for i, f in enumerate(inputs)]
     quiet: NotifyFunction = lambda stage, done, total: None  # noqa: E731
+    tell: DecideFunction = decide or (lambda decision: None)
     how = parse_preprocess(preprocess or {})
     tried: list[Point] = []
     folder = None if pareto is None else models.writable_folder(Path(pareto))
@@ -187,7 +191,8 @@ def optimize(
             source = os.fspath(calibration_data)
             data = stack.enter_context(open_dataset(source, loaded, preprocess=how, labels=_path(labels)))
             fits = FitStore(None if store.path is None else store.path.parent / "fits", resume=resume)
-            calibration = Calibration(data, str(max_drop), metric, confidence, fits, tried.append, crop_border)
+            heard = _heard(tried, tell)
+            calibration = Calibration(data, str(max_drop), metric, confidence, fits, heard, crop_border)
         result, report = tune(
             loaded,
             chosen,
@@ -197,6 +202,7 @@ def optimize(
             extra_cases=extra,
             calibration=calibration,
             notify=notify or quiet,
+            decide=tell,
         )
     if folder is not None:
         _save_front(tried, folder)
@@ -228,7 +234,7 @@ def _call(arguments: Mapping[str, Any]) -> str:
     words = []
     for name, parameter in inspect.signature(optimize).parameters.items():
         value = arguments[name]
-        if name in ("notify", "resume") or (value is parameter.default and name != "model"):
+        if name in ("notify", "decide", "resume") or (value is parameter.default and name != "model"):
             continue
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
@@ -238,6 +244,20 @@ def _call(arguments: Mapping[str, Any]) -> str:
         elif value != parameter.default:
             words.append(f"{name}={shown}")
     return f"onnxtune.optimize({', '.join(words)})"
+
+
+def _heard(tried: list[Point], tell: DecideFunction) -> Callable[[Point], None]:
+    """Collect every calibrated set that was judged, and tell of it."""
+
+    def on_point(point: Point) -> None:
+        tried.append(point)
+        loss = f"loses {point.drop.estimate:.3g} on the samples that choose"
+        if point.gate is not None:
+            loss = f"loses {point.gate.estimate:.3g}, at most {point.gate.bound:.3g}, on samples it has not seen"
+        titles = ", ".join(o.timed.level.title for o in point.options)
+        tell(f"calibrated set of {len(point.options)} ({titles}): {loss}")
+
+    return on_point
 
 
 def _save_front(tried: Sequence[Point], folder: Path) -> None:

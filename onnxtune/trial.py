@@ -75,8 +75,10 @@ class Timer:
         return trial
 
     def latency(self, model: Model, sizes: Mapping[str, tuple[int, ...]]) -> float:
-        """Seconds of the model's fastest inference out of a few."""
-        return warm(Session(model, self.target).runner(random_feeds(model, sizes, self.seed)), MODEL_PLAN.warmup)
+        """Seconds of the model's fastest inference out of a few. Raises ModelError when it does not run."""
+        session, feeds = Session(model, self.target), random_feeds(model, sizes, self.seed)
+        session.run(feeds)
+        return warm(session.runner(feeds), MODEL_PLAN.warmup)
 
     def models(self, before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], plan: Plan) -> Trial:
         """A/B of two models with the same inputs, with an A/A control."""

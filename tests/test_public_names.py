@@ -12,6 +12,9 @@ from onnxtune import errors
 
 NAMES = {
     "BenchmarkReport",
+    "CheckReport",
+    "Finding",
+    "check",
     "DataError",
     "GateError",
     "ModelError",

@@ -46,8 +46,8 @@ def load_defaults(ctx: click.Context, parameter: click.Parameter, value: str | N
     known = {p.name for p in ctx.command.params if p.name}
     defaults = {_key(k): v for k, v in table.items() if not isinstance(v, Mapping) or _key(k) in known}
     unknown = [k for k in table if _key(k) not in known]
-    if unknown:
-        raise UsageError(f"{source}: unknown key '{min(unknown)}' (known: {_names(known)})")
+    if unknown and (strange := [k for k in unknown if _key(k) not in _known_elsewhere(ctx)]):
+        raise UsageError(f"{source}: unknown key '{min(strange)}' (known: {_names(known)})")
     if not isinstance(rules, Mapping) or not all(isinstance(v, Mapping) for v in rules.values()):
         raise UsageError(f"{source}: 'rules' must hold tables such as [rules.pad_channels]")
     if not isinstance(preprocess, Mapping):
@@ -56,6 +56,16 @@ def load_defaults(ctx: click.Context, parameter: click.Parameter, value: str | N
     ctx.meta["onnxtune.preprocess"] = {_key(k): v for k, v in preprocess.items()}
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     ctx.meta["onnxtune.rules"] = {name: dict(settings) for name, settings in rules.items()}
+
+
+def _known_elsewhere(ctx: click.Context) -> set[str]:
+    """Keys that some other command knows: one file may serve them all."""
+    root = ctx.find_root()
+    group = root.command
+    if not isinstance(group, click.Group):
+        return set()
+    commands = (group.get_command(root, name) for name in group.list_commands(root))
+    return {p.name for command in commands if command for p in command.params if p.name}
 
 
 def _key(name: str) -> str:

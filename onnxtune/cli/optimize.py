@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from onnxtune.report import Report
+    from onnxtune.tune import DecideFunction
 
 from onnxtune.cli.options import (
     PREPROCESS,
@@ -89,7 +90,13 @@ from onnxtune.cli.reports import Reports, command_line, report_options
 @report_options
 @config_option
 @option("-q", "--quiet", is_flag=True, help="Print errors only.")
-@option("-v", "--verbose", count=True, show_default=False, help="Say more; -vv shows tracebacks.")
+@option(
+    "-v",
+    "--verbose",
+    count=True,
+    show_default=False,
+    help="Tell every decision as it falls (on stderr), and list all; -vv shows tracebacks.",
+)
 @click.pass_context
 def command(ctx: click.Context, /, model: Path, output: Path | None, **flags: Any) -> int:
     """Rewrite MODEL so that it runs faster on ONNX Runtime, or say that nothing was to be gained.
@@ -143,6 +150,7 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, **flags: An
             seed=flags["seed"],
             cache=flags["cache"],
             notify=notify,
+            decide=_teller(flags["verbose"]),
         )
     report = replace(result.report, reproduce=command_line(ctx))
     over = report.status == "over budget"
@@ -170,6 +178,15 @@ def _over(model: Path, head: str, allowed: str, report: Report) -> str:
         f"{model}: --head {head} costs {loss} of {gate['metric']} (at most {bound}), over --max-drop {allowed}: nothing"
         " was written; --force-rules replace_fc_head writes it all the same, --head auto looks for a form that fits"
     )
+
+
+def _teller(verbose: int) -> DecideFunction | None:
+    """With -v every decision goes to stderr when it falls."""
+    if not verbose:
+        return None
+    from onnxtune.render.decision import line
+
+    return lambda decision: click.echo(line(decision), err=True)
 
 
 def _given(flags: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

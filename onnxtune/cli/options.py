@@ -90,6 +90,15 @@ def preprocess_options(command: F) -> F:
     return command
 
 
+def data_options(command: F) -> F:
+    """--calibration-data for what is only looked at, and how images become inputs."""
+    return option(
+        "--calibration-data",
+        metavar="PATH",
+        help="Samples that tell what weights alone cannot; as for `optimize`.",
+    )(preprocess_options(command))
+
+
 def calibration_options(command: F) -> F:
     """--calibration-data and what belongs to it."""
     command = preprocess_options(command)

@@ -138,6 +138,11 @@ def _with(
         timer = replace(run.timer, deadline=float("inf"))
         bought = timer.models(exact, result, run.sizes, plans.MODEL_PLAN).comparison
         last = last_word(run, result)
+    count = len(point.options)
+    run.journal.decide(f"whole model with {count} calibrated rewrites, against without: {no_gain(bought)}")
+    run.journal.decide(
+        f"whole model with {count} calibrated rewrites, against the original: {no_gain(last.comparison)}"
+    )
     pays = bought is not None and bought.verdict == "faster"
     best = last.comparison
     faster = best is not None and best.verdict == "faster" and best.speedup >= run.options.min_speedup

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from onnxtune.calibrate.level import Level
 from onnxtune.model import Model
+from onnxtune.proposal import Decline
 from onnxtune.propose import propose_levels
 from onnxtune.tune.run import Run
 
@@ -19,17 +21,11 @@ RATIO = 0.3
 def promise(run: Run, model: Model) -> None:
     """Say what calibration data could be worth: levels of the largest layers, timed and not fitted."""
     facts = run.facts_of(model)
-    levels = [x for x in propose_levels(facts, run.calibrated, run.rule_settings) if isinstance(x, Level)]
-    layers: dict[str, dict[str, Level]] = {}
-    for level in levels:
-        own = layers.setdefault(level.layer.key, {})
-        if level.share <= RATIO and level.share > getattr(own.get(level.rule), "share", 0.0):
-            own[level.rule] = level
+    layers = usual_levels(propose_levels(facts, run.calibrated, run.rule_settings))
     timer = replace(run.timer, deadline=min(run.timer.deadline, time.monotonic() + SECONDS))
     saved: dict[str, float] = {}
-    largest = sorted(layers, key=lambda k: -max((x.full_macs for x in layers[k].values()), default=0))
     with run.stage("measure"):
-        for key in largest[:LAYERS]:
+        for key in list(layers)[:LAYERS]:
             for level in layers[key].values():
                 run.notify("measuring what calibration could be worth", 0, 0)
                 comparison = timer.region(facts, level.unfitted).comparison
@@ -42,3 +38,14 @@ def promise(run: Run, model: Model) -> None:
             f"with --calibration-data up to {latency / (latency - total):.1f}x more: {len(saved)} layers have"
             f" forms with {RATIO:.0%} of their multiply-accumulates that are faster here"
         )
+
+
+def usual_levels(said: Iterable[Level | Decline]) -> dict[str, dict[str, Level]]:
+    """Layer -> rule -> the level with most arithmetic that leaves no more than RATIO of it; largest layers first."""
+    layers: dict[str, dict[str, Level]] = {}
+    for level in (x for x in said if isinstance(x, Level)):
+        own = layers.setdefault(level.layer.key, {})
+        if level.share <= RATIO and level.share > getattr(own.get(level.rule), "share", 0.0):
+            own[level.rule] = level
+    largest = sorted(layers, key=lambda k: -max((x.full_macs for x in layers[k].values()), default=0))
+    return {key: layers[key] for key in largest}

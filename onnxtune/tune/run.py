@@ -22,7 +22,7 @@ from onnxtune.sizes import bind, with_batch
 from onnxtune.steps import Step, dependants
 from onnxtune.trial import Timer
 from onnxtune.tune.journal import Journal
-from onnxtune.tune.options import BATCH, NotifyFunction, Options
+from onnxtune.tune.options import BATCH, DecideFunction, NotifyFunction, Options
 from onnxtune.verify import Verdict, Verifier
 
 
@@ -41,12 +41,13 @@ class Run:
         calibration: Calibration | None,
         notify: NotifyFunction,
         settings: Mapping[str, Any],
+        decide: DecideFunction,
     ) -> None:
         self.original, self.target, self.options = original, target, options
         self.rules = [r for r in rules if r.card.safety == "exact"]  # others need data, or only advise
         self.calibrated = [r for r in rules if r.levels is not None]
         self.calibration, self.notify, self.settings = calibration, notify, settings
-        self.journal = Journal()
+        self.journal = Journal(decide=decide)
         self.wholes: list[tuple[Kept, Model]] = []
         self.fronts: Mapping[str, Any] | None = None
         self.verdict = Verdict(True, 0.0, 0)

@@ -55,7 +55,9 @@ def prepare(
         else:
             run.journal.reject(proposal, "measure", trial.problem or no_gain(comparison), comparison)
             continue
-        run.wholes.append((Kept(describe(proposal), comparison, None, reason), base))
+        kept = Kept(describe(proposal), comparison, None, reason)
+        run.journal.decide(kept)
+        run.wholes.append((kept, base))
         base = after
     return base
 
