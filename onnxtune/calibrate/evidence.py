@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,7 @@ ROWS_PER_COLUMN = 8
 FEWEST_ROWS, MOST_ROWS = 4096, 40000
 KEPT_ROWS, KEPT_BYTES = 4096, 2**28
 """Size of the sample of rows."""
-WIDE_ROWS, WIDE_BYTES = 8192, 2**29
+WIDE_ROWS, WIDE_BYTES = 8192, 2**28
 """The same for a convolution of which the sample is all that is known."""
 BATCH_BYTES = 2**25
 
@@ -49,6 +49,10 @@ class Evidence:
     def moments(self) -> Moments:
         assert self.gathered is not None, "a layer this wide has no moments"
         return self.gathered
+
+    def without_rows(self) -> Evidence:
+        """The moments alone: the sample takes more memory."""
+        return replace(self, x=self.x[:0].copy(), y=self.y[:0].copy())
 
     @cached_property
     def seen(self) -> Moments | Rows:
