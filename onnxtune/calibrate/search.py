@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from onnxtune.accuracy import parse_budget, unit
 from onnxtune.apply import apply
 from onnxtune.calibrate.dataset import Splits, split
+from onnxtune.calibrate.evidence import most_rows
 from onnxtune.calibrate.fitter import Fitter
 from onnxtune.calibrate.judge import Judge, joined
 from onnxtune.calibrate.level import Fitted, Level
@@ -140,6 +141,17 @@ class Search:
         assert point.veto is not None, "asked before"
         vetoed = point.veto.labelled_low is not None and point.veto.labelled_low > self.budget
         return point.gate.within(self.budget) and not vetoed
+
+    @property
+    def sampled(self) -> list[dict[str, Any]]:
+        """Layers too wide for a covariance, of which levels were fitted to a sample of their rows."""
+        layers = {o.timed.level.layer.key: o.timed.level.layer for o in self._considered.values()}
+        images = len(self.splits.fit)
+        return [
+            {"layer": key, "columns": layer.columns, "rows": most_rows(layer, images)}
+            for key, layer in layers.items()
+            if layer.wide
+        ]
 
     # --- harm of single levels ---------------------------------------------------------------
 
@@ -278,6 +290,7 @@ def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> d
         **search.calibration.record(),
         "splits": {"fit": len(search.splits.fit), "select": len(search.splits.select), "gate": len(search.splits.gate)},
         "plans": [asdict(p) for p in search.judge.plans],
+        "sampled": search.sampled,
         "budget": search.budget,
         "refused": refused,
         "unit": {"factor": factor, "suffix": suffix},

@@ -22,6 +22,10 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     budget = amount(found, found["budget"])
     what = f"{escape(plan['metric'])} of '{escape(plan['output'])}' ({escape(plan['why'])})"
     yield f"Metric: {what}, at most {budget} less"
+    if found["sampled"]:
+        layers = [f"{escape(s['layer'])} ({s['columns']} columns)" for s in found["sampled"]]
+        most = max(s["rows"] for s in found["sampled"])
+        yield f"Fitted to a sample of at most {most} rows, too wide for a covariance: {', '.join(layers)}"
     gate = found["gate"]
     if gate is None:
         yield "No calibrated rewrite passed the gate and was faster: exact rewrites only"
