@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -99,6 +98,7 @@ def gather(
     kept = Reservoir(most_rows(layer, len(indices)), seed)
     wanted = int(np.clip(ROWS_PER_COLUMN * layer.columns, FEWEST_ROWS, MOST_ROWS)) if found else kept.size
     per_image = -(-wanted // len(indices))
+    weight = layer.values()
     done, size, out_size = 0, 1, ()
     while done < len(indices):
         for chosen, feeds, count in data.batches(indices[done : done + size], size):
@@ -106,7 +106,7 @@ def gather(
             x, y = seen[layer.x][:count], (seen if views[1] is views[0] else views[1](feeds))[answer][:count]
             rows, answers = _rows(layer, x, y, per_image, random)
             if unrun:
-                answers = answers.astype(np.float32) @ layer.weight.T + layer.bias
+                answers = answers.astype(np.float32) @ weight.T + layer.bias
             if found is not None:
                 found.add(rows, answers)
             kept.add(rows.astype(np.float32, copy=False), answers.astype(np.float32, copy=False))
@@ -115,9 +115,6 @@ def gather(
             row_bytes = (x.nbytes + y.nbytes + rows.nbytes * 2) // max(count, 1)
         notify(done, len(indices))
         size = max(1, min(64, BATCH_BYTES // max(row_bytes, 1)))
-    if unrun:  # large sessions are not left to the garbage collector's own time
-        views.clear()
-        gc.collect()
     return Evidence(None if found is None else found.finish(), *kept.rows, out_size, seed)
 
 
