@@ -98,19 +98,14 @@ class Runner:
     """
 
     def __init__(self, session: Any, feeds: Feeds, target: Target) -> None:
-        self._session = session
-        self._names = [o.name for o in session.get_outputs()]
-        self._feeds = dict(feeds)
-        self._call = self._bind(target) if target.on_gpu else self._direct
+        # Nothing of its own is kept in `_call`: a cycle would hold the session, which may be large, for longer.
+        if target.on_gpu:
+            self._call = bind(session, dict(feeds), "cuda", int(target.options.get("device_id", "0")))
+        else:
+            self._call = functools.partial(session.run, None, dict(feeds))
 
     def __call__(self) -> None:
         self._call()
-
-    def _direct(self) -> None:
-        self._session.run(None, self._feeds)
-
-    def _bind(self, target: Target) -> Callable[[], None]:
-        return bind(self._session, self._feeds, "cuda", int(target.options.get("device_id", "0")))
 
 
 def bind(session: Any, feeds: Feeds, device: str, device_id: int = 0) -> Callable[[], None]:

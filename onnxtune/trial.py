@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from typing import NamedTuple
 
 import onnx
@@ -17,17 +18,15 @@ from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.feeds import random_feeds
 from onnxtune.measure import Plan, measure, warm
-from onnxtune.model import Model, tensor_bytes
+from onnxtune.model import Model
 from onnxtune.proposal import Proposal
 from onnxtune.region import extract, neighbourhood
-from onnxtune.runtime import Session, Target
+from onnxtune.runtime import Runner, Session, Target
 from onnxtune.shapes import describe
 
 REGION_PLAN = Plan(warmup=0.02, rounds=20, duration=0.6, precision=0.02, patience=4)
 ENABLING_PLAN = Plan(warmup=0.01, rounds=16, duration=0.15, precision=0.03)
 """For rewrites that ONNX Runtime mostly does itself: there are many, and they stay where others need them."""
-LARGE = 2**26
-"""Bytes of weights from which sessions, which stand in cycles, are not left to the garbage collector's own time."""
 MODEL_PLAN = Plan(warmup=0.1, rounds=24, duration=1.5, precision=0.02)
 """For a rewrite of the whole model, on its way."""
 CONFIRM_PLANS = (
@@ -42,6 +41,30 @@ class Trial(NamedTuple):
 
     comparison: Comparison | None
     problem: str = ""
+
+
+class Baseline:
+    """The model that others are timed against, loaded when it is first needed, twice: the second is the control."""
+
+    def __init__(self, model: Model, sizes: Mapping[str, tuple[int, ...]], target: Target, seed: int) -> None:
+        self.model, self.sizes, self.target = model, sizes, target
+        self.feeds = random_feeds(model, sizes, seed)
+
+    @cached_property
+    def runners(self) -> tuple[Runner, Runner]:
+        """Raises ModelError where it does not run."""
+        first, second = (self.runner(self.model) for _ in range(2))
+        return first, second
+
+    def runner(self, model: Model) -> Runner:
+        """A model with the same inputs, run once."""
+        session = Session(model, self.target)
+        session.run(self.feeds)
+        return session.runner(self.feeds)
+
+
+Cut = dict[frozenset[str] | None, Baseline | None]
+"""Regions that were cut out of a model, by their nodes; None: the whole model, or that it cannot be cut."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,20 +82,38 @@ class Timer:
         Where these do not run on random inputs (a Reshape whose target comes from outside), it is timed
         on the region alone; where that cannot be cut out or run either, on the whole model.
         """
+        return next(self.regions(facts, [proposal]))
+
+    def regions(self, facts: Facts, proposals: Iterable[Proposal]) -> Iterator[Trial]:
+        """`region` of each; for those in a row that change the same nodes, these are cut out and loaded once."""
+        for _, group in groupby(proposals, key=lambda p: (p.removes, p.reads)):
+            cut: Cut = {}
+            for proposal in group:
+                yield self._region(facts, proposal, cut)
+
+    def _region(self, facts: Facts, proposal: Proposal, cut: Cut) -> Trial:
         plan = ENABLING_PLAN if proposal.enabling else REGION_PLAN
         trial = Trial(None)
         for keys in (neighbourhood(facts, proposal.removes), proposal.removes, None):
-            before = facts.model if keys is None else extract(facts, keys, proposal.reads)
-            if before is None:
+            if keys not in cut:
+                cut[keys] = self._baseline(facts, keys, proposal)
+            baseline = cut[keys]
+            if baseline is None:
                 continue
-            sizes = facts.sizes if keys is None else {v.name: _static(v) for v in before.inputs}
             try:
-                trial = self.models(before, apply(before, [proposal]), sizes, plan)
+                trial = self._against(baseline, apply(baseline.model, [proposal]), plan)
             except ApplyError as error:
                 return Trial(None, str(error))
             if trial.comparison is not None or time.monotonic() > self.deadline:
                 break
         return trial
+
+    def _baseline(self, facts: Facts, keys: frozenset[str] | None, proposal: Proposal) -> Baseline | None:
+        model = facts.model if keys is None else extract(facts, keys, proposal.reads)
+        if model is None:
+            return None
+        sizes = facts.sizes if keys is None else {v.name: _static(v) for v in model.inputs}
+        return Baseline(model, sizes, self.target, self.seed)
 
     def latency(self, model: Model, sizes: Mapping[str, tuple[int, ...]]) -> float:
         """Seconds of the model's fastest inference out of a few."""
@@ -80,26 +121,22 @@ class Timer:
 
     def models(self, before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], plan: Plan) -> Trial:
         """A/B of two models with the same inputs, with an A/A control."""
+        return self._against(Baseline(before, sizes, self.target, self.seed), after, plan)
+
+    def _against(self, baseline: Baseline, after: Model, plan: Plan) -> Trial:
         plan = replace(plan, seed=self.seed)
-        key = measurement_key(before, after, sizes, self.target, plan)
+        key = measurement_key(baseline.model, after, baseline.sizes, self.target, plan)
         known = self.cache.get(key, plan)
         if known is not None:
             return Trial(known)
         if time.monotonic() > self.deadline:
             return Trial(None, "the time budget ran out before it was measured")
-        feeds = random_feeds(before, sizes, self.seed)
         try:
-            sessions = [Session(m, self.target) for m in (before, after, before)]
-            runners = [s.runner(feeds) for s in sessions]
-            for session in sessions:
-                session.run(feeds)
+            before, again = baseline.runners
+            result = measure(before, baseline.runner(after), again, plan)
         except ModelError as error:
             return Trial(None, str(error))
-        result = measure(runners[0], runners[1], runners[2], plan)
         self.cache.put(key, result)
-        if tensor_bytes(before) > LARGE:
-            del sessions, runners
-            gc.collect()
         return Trial(result)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +77,7 @@ def gather(
     kept = Reservoir(min(KEPT_ROWS, KEPT_BYTES // (4 * (layer.columns + layer.outputs))), seed)
     wanted = int(np.clip(ROWS_PER_COLUMN * layer.columns, FEWEST_ROWS, MOST_ROWS))
     per_image = -(-wanted // len(indices))
+    weight = layer.values()
     done, size, out_size = 0, 1, ()
     while done < len(indices):
         for chosen, feeds, count in data.batches(indices[done : done + size], size):
@@ -85,7 +85,7 @@ def gather(
             x, y = seen[layer.x][:count], (seen if views[1] is views[0] else views[1](feeds))[answer][:count]
             rows, answers = _rows(layer, x, y, per_image, random)
             if layer.wide:
-                answers = answers.astype(np.float32) @ layer.weight.T + layer.bias
+                answers = answers.astype(np.float32) @ weight.T + layer.bias
             if found is not None:
                 found.add(rows, answers)
             kept.add(rows.astype(np.float32), answers.astype(np.float32))
@@ -94,9 +94,6 @@ def gather(
             row_bytes = (x.nbytes + y.nbytes + rows.nbytes * 2) // max(count, 1)
         notify(done, len(indices))
         size = max(1, min(64, BATCH_BYTES // max(row_bytes, 1)))
-    if layer.wide:  # large sessions are not left to the garbage collector's own time
-        views.clear()
-        gc.collect()
     return Evidence(None if found is None else found.finish(), *kept.rows, out_size, seed)
 
 

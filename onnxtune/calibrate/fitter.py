@@ -54,6 +54,10 @@ class Fitter:
             found.append(self._known(level, self.teacher, indices, fresh, rough=True))
         return found
 
+    def forget(self) -> None:
+        """Drop what was seen of the last layer: it may be large."""
+        self._last.clear()
+
     def in_order(self, levels: Sequence[Level], indices: Indices) -> tuple[Model, tuple[Fitted, ...]]:
         """The network with all levels, given in its own order, each fitted to what those before have made of it."""
         student, done = self.teacher, list[Fitted]()

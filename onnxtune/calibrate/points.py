@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxtune.accuracy import Drop
+from onnxtune.apply import apply
 from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.level import Fitted, Level
 from onnxtune.calibrate.store import FitStore
@@ -78,20 +79,24 @@ class Option:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A set of levels, refitted in order: `model` is what comes out, `latency` (s) as the regions promise.
+    """A set of levels, refitted in order on `source`, the model before; `latency` (s) as the regions promise.
 
     `drop` on the select split; `gate` on samples that neither fit nor choice has seen, None when not asked.
     """
 
     options: tuple[Option, ...]
     fitted: tuple[Fitted, ...]
-    model: Model
+    source: Model
     latency: float
     macs: int
     bytes: int
     drop: Drop
     gate: Drop | None = None
     veto: Drop | None = None
+
+    def model(self) -> Model:
+        """What comes out. Made anew each time: many points are kept, and each may be most of a large model."""
+        return apply(self.source, [f.proposal for f in self.fitted])
 
     @property
     def gain(self) -> float:

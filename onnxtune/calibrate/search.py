@@ -92,6 +92,7 @@ class Search:
         self.budget = parse_budget(self.calibration.max_drop, self.judge.main.metric)
         self.splits: Splits = split(data.count, self.seed, classified=self.judge.classified, source=data.source)
         self.fitter = Fitter(self.teacher, data, digest, store, self.target, self.seed, self.notify)
+        self.whole = self.teacher if self.tail is None else self.tail.whole
         self.points: list[Point] = []
         self._considered: dict[str, Option] = {}
 
@@ -154,6 +155,7 @@ class Search:
             forms = {item.level.family for item, _ in _front(probes)[-FORMS:]}  # the closest
             fits = self._fits([i for i in items if i.level.family in forms])
             found += [self._option(item, fitted) for item, fitted in _spread(_front(fits))]
+        self.fitter.forget()
         self._considered = {o.timed.level.identity: o for o in found}
         return found
 
@@ -211,7 +213,7 @@ class Search:
         model, fitted = self.fitter.in_order([o.timed.level for o in options], self.splits.fit)
         drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select)
         latency = self.latency - sum(o.timed.saved for o in options)
-        return Point(tuple(options), fitted, model, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
+        return Point(tuple(options), fitted, self.whole, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
 
     def costs(self, facts: Facts) -> tuple[int, int]:
         """Multiply-accumulates and bytes of weights of the whole model, of which the facts may know the tail only."""
@@ -234,7 +236,8 @@ class Search:
             model, _ = self.fitter.in_order([o.timed.level for o in point.options], rest)
             parts.append((fold, self.judge.score(model, fold)))
         indices, scores = joined(parts)
-        final = self.judge.score(point.model, self.splits.gate)
+        model = apply(self.teacher, [f.proposal for f in point.fitted])
+        final = self.judge.score(model, self.splits.gate)
         return replace(point, gate=self.judge.drop(scores, indices), veto=self.judge.drop(final, self.splits.gate))
 
 

@@ -92,10 +92,11 @@ def _timed(run: Run, facts: Facts, said: Sequence[Level | Decline]) -> tuple[lis
     levels = [level for level in said if isinstance(level, Level)]
     found: list[Timed] = []
     slow: list[Timed] = []
+    trials = run.timer.regions(facts, (level.unfitted for level in levels))
     for i, level in enumerate(levels):
         run.notify(f"measuring {level.rule}", i, len(levels))
         with run.stage("measure"):
-            trial = run.timer.region(facts, level.unfitted)
+            trial = next(trials)
         small = _freed(facts, level.unfitted) if run.options.objective == "size" else None
         good = "faster" if small is None else ("faster", "no measurable change")
         if trial.comparison is not None and trial.comparison.verdict in good:

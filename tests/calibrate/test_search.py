@@ -80,7 +80,7 @@ def test_the_drop_stays_within_the_budget_on_new_images(model: Model, data: Data
     assert point.gate is not None
     assert point.gate.bound <= 0.03
     assert point.gate.samples == len(search.splits.fit) + len(search.splits.gate)
-    assert accuracy(model) - accuracy(point.model) <= 0.03
+    assert accuracy(model) - accuracy(point.model()) <= 0.03
     told = summary(search, point)
     assert [p["chosen"] for p in told["points"]].count(True) == 1
     assert told["gate"]["estimate"] == point.gate.estimate
@@ -96,7 +96,7 @@ def test_fits_are_the_same_again_and_resumed(
     two = first(search_of(model, facts, data, "3%"), timed)
     assert one is not None
     assert two is not None
-    assert one.model.proto == two.model.proto
+    assert one.model().proto == two.model().proto
 
     def never(*_: object) -> None:
         raise AssertionError("it was fitted again")
@@ -104,7 +104,7 @@ def test_fits_are_the_same_again_and_resumed(
     frozen = [replace(t, level=replace(t.level, fit=never)) for t in timed]  # type: ignore[arg-type]
     again = first(search_of(model, facts, data, "3%", FitStore(tmp_path / "fits", resume=True)), frozen)
     assert again is not None
-    assert again.model.proto == one.model.proto
+    assert again.model().proto == one.model().proto
 
 
 def test_no_budget_no_harm(model: Model, data: Dataset) -> None:
