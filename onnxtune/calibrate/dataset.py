@@ -16,10 +16,10 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxtune.calibrate import arrays, images
-from onnxtune.calibrate.functions import importable, named
+from onnxtune.calibrate.functions import importable, named, users_code
 from onnxtune.calibrate.labels import checked, read_labels
 from onnxtune.calibrate.preprocess import Preprocess
-from onnxtune.errors import DataError, OnnxtuneError, one_line
+from onnxtune.errors import DataError
 from onnxtune.feeds import Feeds
 from onnxtune.model import Model
 from onnxtune.shapes import Shape, describe
@@ -296,15 +296,12 @@ def _function(source: str, specs: tuple[Spec, ...], scratch: Path) -> Dataset:
     known: list[NDArray[Any]] = []
     count = 0
     try:
-        for item in yielded:
-            feeds, labels = item if isinstance(item, tuple) else (item, None)
-            count += _spool(source, feeds, specs, spools, shapes)
-            if labels is not None:
-                known.append(np.atleast_1d(np.asarray(labels)))
-    except OnnxtuneError:
-        raise
-    except Exception as error:  # it is the user's code
-        raise DataError(f"{source}: it raised {type(error).__name__}: {one_line(error)}") from None
+        with users_code(source, DataError):
+            for item in yielded:
+                feeds, labels = item if isinstance(item, tuple) else (item, None)
+                count += _spool(source, feeds, specs, spools, shapes)
+                if labels is not None:
+                    known.append(np.atleast_1d(np.asarray(labels)))
     finally:
         for stream in spools.values():
             stream.close()
@@ -321,14 +318,9 @@ def _function(source: str, specs: tuple[Spec, ...], scratch: Path) -> Dataset:
 
 
 def _call(source: str) -> Iterable[Any]:
-    try:
-        function = named("--calibration-data", source)
-        with importable():
-            made: Iterable[Any] = iter(function())
-    except OnnxtuneError:
-        raise
-    except Exception as error:  # the user's code
-        raise DataError(f"{source}: it raised {type(error).__name__}: {one_line(error)}") from None
+    function = named("--calibration-data", source)
+    with importable(), users_code(source, DataError):
+        made: Iterable[Any] = iter(function())
     return made
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnxtune import accuracy
 from onnxtune.accuracy import KINDS, Drop, Scores
 from onnxtune.calibrate.dataset import Dataset
-from onnxtune.calibrate.functions import named
-from onnxtune.errors import DataError, OnnxtuneError, UsageError, one_line
+from onnxtune.calibrate.functions import named, users_code
+from onnxtune.errors import DataError, UsageError
 from onnxtune.model import Model
 from onnxtune.runtime import Outputs, Session, Target
 
@@ -166,12 +166,12 @@ class Judge:
         name, function = self.main.metric, self._function
         assert function is not None, "asked for only when there is one"
         labels = None if self.data.labels is None else self.data.labels[chosen]
+        with users_code(f"--metric {name}", UsageError):
+            answer = function(outputs, labels)
         try:
-            values = np.asarray(function(outputs, labels), np.float64)
-        except OnnxtuneError:
-            raise
-        except Exception as error:  # the user's code
-            raise UsageError(f"--metric {name}: it raised {type(error).__name__}: {one_line(error)}") from None
+            values = np.asarray(answer, np.float64)
+        except (TypeError, ValueError):
+            raise UsageError(f"--metric {name}: it returned a {type(answer).__name__} that is no numbers") from None
         if values.shape != (len(chosen),):
             shape = "x".join(map(str, values.shape)) or "one number"
             raise UsageError(f"--metric {name}: it must return a score for each of {len(chosen)} samples, not {shape}")

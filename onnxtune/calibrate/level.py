@@ -23,10 +23,17 @@ class Fitted:
     error: float
 
 
+Look = Callable[[Layer, Proposal | None], Evidence]
+"""What is seen of a layer, in the network as it is or with one more rewrite in it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Level:
     """`fit(evidence, rough)` computes the weights from what was seen of the layer; it must not change any argument.
     `rough`: a first answer will do, to tell good levels from bad ones.
+
+    Where several layers get new weights, `layer` is the first of them and `joint(look, rough)` takes the place of
+    `fit`: it looks at each of them as often as it needs to.
 
     `settings` tells the levels of one rule apart (form, mid channels, rank...) and is what reports show.
     """
@@ -41,6 +48,7 @@ class Level:
     """Multiply-accumulates per inference of what the level computes."""
     full_macs: int = 0
     """Those of the layer itself."""
+    joint: Callable[[Look, bool], Fitted] | None = None
 
     @property
     def family(self) -> str:

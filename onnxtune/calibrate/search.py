@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from onnxtune.accuracy import parse_budget, unit
 from onnxtune.apply import apply
 from onnxtune.calibrate.dataset import Splits, split
+from onnxtune.calibrate.evidence import most_rows
 from onnxtune.calibrate.fitter import Fitter
 from onnxtune.calibrate.judge import Judge, joined
 from onnxtune.calibrate.level import Fitted, Level
@@ -83,6 +84,8 @@ class Search:
     latency: float
     notify: Notify
     tail: Tail | None = None
+    offered: int = 0
+    """How many levels rules have offered, faster or not."""
 
     def __post_init__(self) -> None:
         self.teacher = self.facts.model
@@ -94,10 +97,12 @@ class Search:
         self.fitter = Fitter(self.teacher, data, digest, store, self.target, self.seed, self.notify)
         self.whole = self.teacher if self.tail is None else self.tail.whole
         self.points: list[Point] = []
+        self.faster = 0
         self._considered: dict[str, Option] = {}
 
     def passing(self, timed: Sequence[Timed]) -> Iterator[Point]:
         """Sets that pass the gate, the boldest first. All that were tried are in `points`."""
+        self.faster = len(timed)
         options = self._options([t for t in timed if t.gain > self._least(t)])
         if not options:
             return
@@ -141,6 +146,17 @@ class Search:
         assert point.veto is not None, "asked before"
         vetoed = point.veto.labelled_low is not None and point.veto.labelled_low > self.budget
         return point.gate.within(self.budget) and not vetoed
+
+    @property
+    def sampled(self) -> list[dict[str, Any]]:
+        """Layers too wide for a covariance, of which levels were fitted to a sample of their rows."""
+        layers = {o.timed.level.layer.key: o.timed.level.layer for o in self._considered.values()}
+        images = len(self.splits.fit)
+        return [
+            {"layer": key, "columns": layer.columns, "rows": most_rows(layer, images)}
+            for key, layer in layers.items()
+            if layer.wide
+        ]
 
     # --- harm of single levels ---------------------------------------------------------------
 
@@ -281,6 +297,8 @@ def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> d
         **search.calibration.record(),
         "splits": {"fit": len(search.splits.fit), "select": len(search.splits.select), "gate": len(search.splits.gate)},
         "plans": [asdict(p) for p in search.judge.plans],
+        "levels": {"offered": search.offered, "faster": search.faster},
+        "sampled": search.sampled,
         "budget": search.budget,
         "refused": refused,
         "unit": {"factor": factor, "suffix": suffix},

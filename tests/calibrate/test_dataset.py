@@ -288,6 +288,9 @@ def test_labels_that_do_not_fit(labels: Any, message: str, tmp_path: Path, model
     ("body", "error", "message"),
     [
         ("raise ValueError('boom')", DataError, "raised ValueError: boom"),
+        ("raise SystemExit(2)", DataError, "raised SystemExit: 2"),
+        ("return 3", DataError, "it raised TypeError: 'int' object is not iterable"),
+        ("yield {}[0]", DataError, "it raised KeyError: 0"),
         ("return iter([])", DataError, "no samples"),
         ("return iter([3])", DataError, "expected a mapping"),
         ("return iter([{}])", DataError, "no array for input 'image'"),

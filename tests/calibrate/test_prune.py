@@ -23,7 +23,7 @@ def test_redundant_channels_cost_nothing() -> None:
     rows = sample(x, THREE)
     y = rows @ weight.reshape(8, -1).T + bias
     data = moments(rows, y)
-    keep = cheapest(weight, data, 2, ridge=1e-6)
+    keep = cheapest([weight], [data], 2, ridge=1e-6)
     assert 4 not in keep
     assert len({0, 1, 2} & set(keep)) == 2
     found = prune(weight, data, keep, ridge=1e-9)
@@ -57,7 +57,7 @@ def test_the_choice_is_near_the_best_of_all() -> None:
     data = moments(rows, rows @ weight.reshape(8, -1).T + bias)
     for remove in (1, 2, 3):
         errors = {k: prune(weight, data, k).rel_error for k in combinations(range(6), 6 - remove)}
-        chosen = errors[cheapest(weight, data, remove)]
+        chosen = errors[cheapest([weight], [data], remove)]
         assert chosen <= min(errors.values()) * (1.001 if remove == 1 else 1.1)
 
 
@@ -65,9 +65,9 @@ def test_nothing_removed_changes_nothing() -> None:
     weight, bias = weights(8, 6, 3)
     rows = sample(maps(6), THREE)
     data = moments(rows, rows @ weight.reshape(8, -1).T + bias)
-    found = prune(weight, data, cheapest(weight, data, 0))
+    found = prune(weight, data, cheapest([weight], [data], 0))
     assert np.allclose(found.weight, weight)
     assert np.allclose(found.bias, bias)
     assert found.rel_error < 1e-6
     with pytest.raises(ValueError, match="cannot remove 6 of 6"):
-        cheapest(weight, data, 6)
+        cheapest([weight], [data], 6)
