@@ -84,6 +84,8 @@ class Search:
     latency: float
     notify: Notify
     tail: Tail | None = None
+    offered: int = 0
+    """How many levels rules have offered, faster or not."""
 
     def __post_init__(self) -> None:
         self.teacher = self.facts.model
@@ -95,10 +97,12 @@ class Search:
         self.fitter = Fitter(self.teacher, data, digest, store, self.target, self.seed, self.notify)
         self.whole = self.teacher if self.tail is None else self.tail.whole
         self.points: list[Point] = []
+        self.faster = 0
         self._considered: dict[str, Option] = {}
 
     def passing(self, timed: Sequence[Timed]) -> Iterator[Point]:
         """Sets that pass the gate, the boldest first. All that were tried are in `points`."""
+        self.faster = len(timed)
         options = self._options([t for t in timed if t.gain > self._least(t)])
         if not options:
             return
@@ -293,6 +297,7 @@ def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> d
         **search.calibration.record(),
         "splits": {"fit": len(search.splits.fit), "select": len(search.splits.select), "gate": len(search.splits.gate)},
         "plans": [asdict(p) for p in search.judge.plans],
+        "levels": {"offered": search.offered, "faster": search.faster},
         "sampled": search.sampled,
         "budget": search.budget,
         "refused": refused,

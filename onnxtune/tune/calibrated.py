@@ -83,7 +83,7 @@ def _search(run: Run, before: Model, facts: Facts, levels: Sequence[Level], cali
         )
         latency = run.timer.latency(before, run.sizes)
         seen = facts if tail is None else tail.facts
-        return Search(seen, judge, calibration, run.target, run.options.seed, latency, run.notify, tail)
+        return Search(seen, judge, calibration, run.target, run.options.seed, latency, run.notify, tail, len(levels))
 
 
 def _timed(run: Run, facts: Facts, said: Sequence[Level | Decline]) -> tuple[list[Timed], list[Timed]]:

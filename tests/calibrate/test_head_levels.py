@@ -237,6 +237,20 @@ def test_layers_further_back_become_low_rank() -> None:
     assert np.allclose(run(after, x), run(model, x), atol=1e-2)
 
 
+def test_a_conv_on_one_pixel_becomes_low_rank() -> None:
+    """As fully convolutional exports write the layers after the first."""
+    second = (rng(1).standard_normal((30, 8)) @ rng(2).standard_normal((8, 40))).reshape(30, 40, 1, 1)
+    weights = {"w": rng().standard_normal((40, 6, 4, 4)), "u": second, "b": rng(3).standard_normal(30)}
+    text = """g (float[N, 6, 4, 4] x) => (float[N, 30, 1, 1] y) {
+        a = Conv (x, w) r = Relu (a) c = Conv (r, u, b) y = Sigmoid (c) }"""
+    model = Model(model_of(text, {k: v.astype(np.float32) for k, v in weights.items()}))
+    level = next(x for x in said_of(model.proto) if isinstance(x, Level) and x.layer.key == "c")
+    assert level.settings == {"form": "low_rank", "size": "rank 8"}
+    after, _ = refitted(model, level, images(100, (6, 4, 4)))
+    x = images(5, (6, 4, 4), seed=4)
+    assert np.allclose(run(after, x), run(model, x), atol=1e-3)
+
+
 def test_branches_each_on_their_own() -> None:
     """Age and gender from the same features: either can be pooled, the other keeps its Flatten."""
     weights = {"w": rng(1).standard_normal((J, C * H * W)), "v": exactly(FORMS[-1], (C, H, W))}
