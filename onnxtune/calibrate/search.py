@@ -29,8 +29,8 @@ from onnxtune.calibrate.dataset import Splits, split
 from onnxtune.calibrate.evidence import most_rows
 from onnxtune.calibrate.fitter import Fitter
 from onnxtune.calibrate.judge import Judge, joined
-from onnxtune.calibrate.level import Fitted, Level
-from onnxtune.calibrate.points import Calibration, Option, Point, Timed, described
+from onnxtune.calibrate.level import Fitted, Level, combinable
+from onnxtune.calibrate.points import Calibration, Option, Point, Timed, combined, described, grouped
 from onnxtune.calibrate.tail import Tail
 from onnxtune.choose import choose
 from onnxtune.costs import total_macs
@@ -224,10 +224,11 @@ class Search:
     def _point(self, options: Sequence[Option]) -> Point:
         place = {key: n.index for key, n in self.facts.by_key.items()}
         options = sorted(options, key=lambda o: place[o.timed.level.layer.key])
-        model, fitted = self.fitter.in_order([o.timed.level for o in options], self.splits.fit)
+        groups = grouped(options)
+        model, fitted = self.fitter.in_order([combined(g) for g in groups], self.splits.fit)
         drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select)
-        latency = self.latency - sum(o.timed.saved for o in options)
-        return Point(tuple(options), fitted, model, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
+        latency = max(0.0, self.latency - sum(o.timed.saved for o in options))
+        return Point(tuple(groups), fitted, model, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
 
     def costs(self, facts: Facts) -> tuple[int, int]:
         """Multiply-accumulates and bytes of weights of the whole model, of which the facts may know the tail only."""
@@ -247,7 +248,7 @@ class Search:
         for number, fold in enumerate(folds):
             self.notify("the gate: fitting without the samples it is judged on", number, FOLDS)
             rest = np.concatenate([f for i, f in enumerate(folds) if i != number])
-            model, _ = self.fitter.in_order([o.timed.level for o in point.options], rest)
+            model, _ = self.fitter.in_order([combined(g) for g in point.groups], rest)
             parts.append((fold, self.judge.score(model, fold)))
         indices, scores = joined(parts)
         final = self.judge.score(point.model, self.splits.gate)
@@ -277,7 +278,9 @@ def _spread(front: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]
 
 def _conflict(first: Option, second: Option) -> bool:
     one, other = first.timed.level, second.timed.level
-    return one.layer.key == other.layer.key or overlap(one.unfitted, other.unfitted)
+    if one.layer.key == other.layer.key:
+        return True
+    return overlap(one.unfitted, other.unfitted) and not combinable(one, other)
 
 
 def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> dict[str, Any]:
