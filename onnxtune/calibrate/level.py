@@ -6,7 +6,7 @@ anything is fitted; levels that are not faster never are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,9 @@ class Level:
     full_macs: int = 0
     """Those of the layer itself."""
     joint: Callable[[Look, bool], Fitted] | None = None
+    parts: tuple[Any, ...] = ()
+    together: Callable[[Sequence[Any]], Level] | None = None
+    """Of the parts of several levels of its rule whose regions overlap it makes one level; None: it cannot."""
 
     @property
     def family(self) -> str:
@@ -62,3 +65,8 @@ class Level:
     @property
     def identity(self) -> str:
         return f"{self.rule}|{self.layer.key}|{sorted(self.settings.items())!r}"
+
+
+def combinable(first: Level, second: Level) -> bool:
+    """Can the two be in one set though their regions overlap?"""
+    return first.rule == second.rule and first.layer.key != second.layer.key and first.together is not None

@@ -115,10 +115,10 @@ def _with(
     """The point's rewrites, exact ones again on top, timed: against what exact rewrites alone give, and the
     original. None when they do not pay."""
     facts = run.facts_of(apply(base, [s.proposal for s in steps]))
-    fitted = [
-        replace(step_of(facts, f.proposal, o.timed.comparison), error=f.error)
-        for o, f in zip(point.options, point.fitted, strict=True)
-    ]
+    fitted = []
+    for group, made in zip(point.groups, point.fitted, strict=True):
+        measured = group[0].timed.comparison if len(group) == 1 else _anew(run, facts, made.proposal)
+        fitted.append(replace(step_of(facts, made.proposal, measured), error=made.error))
     both = [*steps, *fitted]
     both = _busy(both)
     middle = apply(base, [s.proposal for s in both])
@@ -152,6 +152,12 @@ def _with(
     if not (forced or (pays and faster)):
         return None
     return point, result, last.comparison, [*both, *after]
+
+
+def _anew(run: Run, facts: Facts, proposal: Proposal) -> Comparison | None:
+    """What levels save that are one rewrite now, timed whatever the time budget says."""
+    with run.stage("measure"):
+        return replace(run.timer, deadline=float("inf")).region(facts, proposal).comparison
 
 
 def _freed(facts: Facts, proposal: Proposal) -> int:
