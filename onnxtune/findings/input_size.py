@@ -14,6 +14,7 @@ of the map, is not seen. 1x1 kernels with a stride skip pixels everywhere and ha
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -92,6 +93,8 @@ def measure(scene: Scene, found: Found, timer: Timer) -> Worth | None:
     rows: list[dict[str, Any]] = []
     for row in found.numbers["sizes"]:
         other = {**sizes, value.name: (*sizes[value.name][:2], row["height"], row["width"])}
+        if time.monotonic() > timer.deadline:
+            break
         try:
             seconds = timer.latency(_opened(scene.facts.model, value.name), other)
         except ModelError:

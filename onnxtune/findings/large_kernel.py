@@ -31,7 +31,7 @@ CHECK = Check(
     quiet="depthwise and grouped kernels (they hardly factorise), k x 1 and 1 x k, convolutions over the whole map",
     guidelines=(2, 7),
     items=("A6",),
-    rules=("stack_3x3", "separable_conv", "bottleneck_conv", "cp_conv", "space_to_depth_stem"),
+    rules=("stack_3x3", "separable_conv", "bottleneck_conv", "cp_conv"),
     references=("Simonyan, Zisserman 2015, section 2.3", "Zhang, Zou, He, Sun 2015 (arXiv 1505.06798)"),
 )
 LEAST_SHARE = 0.02
