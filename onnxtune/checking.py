@@ -186,4 +186,5 @@ def _finding(checker: Checker, found: Found, worth: Worth | None) -> Finding:
         rules=card.rules if found.rules is None else found.rules,
         guidelines=card.guidelines,
         worth=worth,
+        details=found.details,
     )

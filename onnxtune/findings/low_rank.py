@@ -25,7 +25,8 @@ CHECK = Check(
     severity="advice",
     remedy="calibrate",
     action="split them at that rank and refit (with data); a bottleneck of 1x1 kernels when training anew",
-    fires="99 % of a dense layer's weight energy lies in so few directions that two layers (of full blocks of channels) cost less"
+    fires="99 % of a dense layer's weight energy lies in so few directions that two layers (of full blocks of"
+    " channels) cost less"
     " than 60 % of it",
     quiet="layers with less than 1 % of the arithmetic, grouped ones, spectra that need more directions",
     guidelines=(10,),
@@ -77,6 +78,7 @@ def find(scene: Scene) -> Iterator[Found]:
         tuple(n for n, *_ in found),
         {"layers": ranks, "exact": exact},
         1 - saved,
+        details=tuple(f"{r['node']}: rank {r['rank']} of {r['of']}, {r['macs']:g} of its arithmetic" for r in ranks),
         remedy="optimize" if exact else None,
         action="split them, exactly" if exact else None,
         rules=("split_separable",) if exact else None,
