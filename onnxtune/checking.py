@@ -108,8 +108,9 @@ def check(
         now = latency if frozen is raw else timer.latency(frozen, binding.sizes)
         scales = Scales(scene, {r.name: r for r in rules}, timer, ready, now, lambda stage: tell(stage, 0, 0))
         on_raw = Scales(first, scales.rules, timer, ready, latency, scales.tell)
-        said += [(c, f) for c in checks if c.sweep is not None for f in c.sweep(scene, timer)]
         findings = [_finding(c, f, (on_raw if c.card.code == ON_RAW else scales).worth(c, f)) for c, f in said]
+        swept = [(c, f) for c in checks if c.sweep is not None for f in c.sweep(scene, timer)]
+        findings += [_finding(c, f, None) for c, f in swept]
     else:
         findings = [_finding(c, f, estimated(f)) for c, f in said]
     facts.forget()
@@ -185,4 +186,5 @@ def _finding(checker: Checker, found: Found, worth: Worth | None) -> Finding:
         rules=card.rules if found.rules is None else found.rules,
         guidelines=card.guidelines,
         worth=worth,
+        details=found.details,
     )

@@ -79,6 +79,8 @@ class Found:
     rules: tuple[str, ...] | None = None
     names: tuple[str, ...] = ()
     """What it is about where that is not nodes: inputs, weights."""
+    details: tuple[str, ...] = ()
+    """Further lines: a table of sizes, the layers one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,7 @@ class Finding:
     rules: tuple[str, ...]
     guidelines: tuple[int, ...]
     worth: Worth | None = None
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import click
 
 from onnxtune.cli.options import (
     PREPROCESS,
+    complete_checks,
     config_option,
     data_options,
     option,
@@ -23,8 +24,20 @@ if TYPE_CHECKING:
 
 @click.command("check", short_help="Hold models against the design guidelines; changes nothing.")
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path, readable=False), metavar="MODEL...")
-@option("--select", multiple=True, metavar="CODE", help="Only these checks: CK401, CK4, a name (repeatable, or a,b).")
-@option("--ignore", multiple=True, metavar="CODE", help="Leave these checks out (repeatable, or a,b).")
+@option(
+    "--select",
+    multiple=True,
+    metavar="CODE",
+    shell_complete=complete_checks,
+    help="Only these checks: CK401, CK4, a name (repeatable, or a,b).",
+)
+@option(
+    "--ignore",
+    multiple=True,
+    metavar="CODE",
+    shell_complete=complete_checks,
+    help="Leave these checks out (repeatable, or a,b).",
+)
 @option(
     "--fail-on",
     default="never",
@@ -47,7 +60,9 @@ if TYPE_CHECKING:
 @option("--json", "json_file", metavar="FILE|-", help="Write the reports as JSON; - prints them alone.")
 @option("--markdown", "markdown_file", metavar="FILE|-", help="Write a table for each model; - prints them alone.")
 @option("--sarif", "sarif_file", metavar="FILE", help="Write SARIF 2.1.0, for code hosts.")
-@option("--explain", metavar="CODE", help="Say what a check is about, and do nothing else.")
+@option(
+    "--explain", metavar="CODE", shell_complete=complete_checks, help="Say what a check is about, and do nothing else."
+)
 @option("--list", "list_all", is_flag=True, help="List all checks, and do nothing else.")
 @config_option
 @option("-q", "--quiet", is_flag=True, help="Print errors only.")

@@ -62,6 +62,7 @@ def find(scene: Scene) -> Iterator[Found]:
             action="the zero ones are removed, exactly" + ("" if only else "; with data the others can be pruned, too")
             if zero
             else None,
+            rules=("remove_dead_channels",) if only else None,
         )
 
 
