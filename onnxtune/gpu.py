@@ -19,6 +19,12 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     "conv_search": {CUDA: "cudnn_conv_algo_search"},
 }
 """Each setting's name as an option of the providers that have it."""
+FLAGS = {
+    "cuda_graph": "--cuda-graph",
+    "tf32": "--tf32/--no-tf32",
+    "prefer_nhwc": "--prefer-nhwc/--no-prefer-nhwc",
+    "conv_search": "--cudnn-conv-algo-search",
+}
 TF32 = "NVIDIA_TF32_OVERRIDE"
 """Environment variable of NVIDIA's libraries; cuDNN's newer convolutions heed it and not the provider's option."""
 
@@ -47,13 +53,13 @@ def refined(target: Target, wishes: Wishes) -> Target:
         value = getattr(wishes, wish.name)
         if value is None or (wish.name == "cuda_graph" and not value):
             continue
-        flag = "--cudnn-conv-algo-search" if wish.name == "conv_search" else f"--{wish.name.replace('_', '-')}"
+        flag = FLAGS[wish.name]
         name = NAMES[wish.name].get(target.provider)
         if name is None:
             able = " and ".join(p.removesuffix("ExecutionProvider") for p in NAMES[wish.name])
-            raise UsageError(f"{flag}: only the provider {able} has it, not {target.label}; see --providers")
+            raise UsageError(f"{flag}: a setting of {able}, not of {target.label}; see --providers")
         text = value.upper() if isinstance(value, str) else str(int(value))
-        if options.setdefault(name, text) != text:
+        if options.setdefault(name, text).upper() != text:
             raise UsageError(f"{flag}: --provider-option {name}={options[name]} says otherwise")
     return replace(target, options=options)
 
@@ -63,7 +69,7 @@ def forbid_tf32() -> None:
     os.environ[TF32] = "0"
 
 
-def with_copies(model: Model, target: Target, feeds: Feeds) -> Callable[[], Call]:
+def with_copies(target: Target, model: Model, feeds: Feeds) -> Callable[[], Call]:
     """Makes a fresh session at every call, and what runs it end to end: from host arrays to host arrays."""
     return lambda: Session(model, target).runner(feeds, include_copies=True)
 
