@@ -35,10 +35,11 @@ from onnxtune.calibrate.moments import Accumulator
 from onnxtune.calibrate.preprocess import parse
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog
+from onnxtune.devices import cpu_name
 from onnxtune.facts import Facts
 from onnxtune.model import load
 from onnxtune.propose import propose_levels
-from onnxtune.runtime import Target, cpu_name, versions
+from onnxtune.runtime import Target, versions
 from onnxtune.sizes import bind
 from onnxtune.trial import Timer
 
