@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
 from rich.console import Console
 
+import onnxtune
 from onnxtune.bench import settings as module
 from onnxtune.bench.insight import check_single, insights
 from onnxtune.bench.settings import Choice, Tried, Tuning, choices, code, thread_counts, together, tune_runtime
@@ -151,7 +154,7 @@ def test_on_a_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
     out = Console(record=True, width=120)
     show(found, console=out)
     assert "(same model)" in out.export_text()
-    assert found.as_json()["model"] == "m.onnx"
+    jsonschema.validate(json.loads(json.dumps(found.as_json())), schema("settings"))
 
 
 def played(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], broken: str = "") -> None:
@@ -179,6 +182,7 @@ def test_the_best_is_confirmed_and_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert found.confirmed is not None
     assert found.confirmed.speedup == 2.0
     assert "ORT_ENABLE_BASIC" in found.code
+    jsonschema.validate(json.loads(json.dumps(found.as_json())), schema("settings"))
     hopeless = next(t for t in found.tried if t.choice.label.endswith("extended"))
     assert (hopeless.comparison, hopeless.problem) == (None, "about 0.5x at a first look: not measured further")
     out = Console(record=True, width=120)
@@ -231,6 +235,12 @@ def run(*words: object) -> int:
     return int(stop.value.code or 0)
 
 
+def schema(name: str) -> Any:
+    found = json.loads((Path(onnxtune.__file__).parent / f"bench/{name}.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(found)
+    return found
+
+
 FAST = ("--iterations", 10, "--no-memory", "--providers", "cpu", "--threads", 1, "--warmup", 0)
 
 
@@ -249,10 +259,10 @@ def test_sections_of_the_command(
     assert (
         said.index("median") < said.index("Where the time of m.onnx goes") < said.index("Runtime settings for m.onnx")
     )
-    import json
-
     report = json.loads(Path("report.json").read_text())
     assert report["profiles"][0]["layers"]
+    jsonschema.validate(report["profiles"][0], schema("profile"))
+    jsonschema.validate(report["runtime_settings"], schema("settings"))
     assert report["runtime_settings"]["best"] is None
 
 
