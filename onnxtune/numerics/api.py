@@ -93,7 +93,7 @@ def compare(
         failures=result.failures,
         skipped=result.skipped,
         origin=result.origin,
-        notes=(*(binding.assumed if data is None else ()), *said),
+        notes=(*(binding.assumed if data is None else ()), *said, *result.notes),
         environment={
             **versions(),
             "device": target.device,

@@ -36,12 +36,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Compared:
-    """Differences and failures, and where the first one begins."""
+    """Differences and failures, and where the first one begins (`notes`: or why that cannot be said)."""
 
     differences: tuple[Difference, ...]
     failures: tuple[str, ...]
     skipped: tuple[str, ...]
     origin: Origin | None
+    notes: tuple[str, ...] = ()
 
 
 def batches_of(data: Dataset, samples: int | None) -> Iterator[Batch]:
@@ -96,11 +97,14 @@ def run_both(
                 guilty = (bad, case, level)
     if not ran:
         raise ModelError(next(iter({**skipped, **failures}), f"{a.name}: there was nothing to feed it"))
-    origin = None
+    origin, notes = None, tuple[str, ...]()
     if guilty:
         output, case, level = guilty
-        origin = find_origin(a, b, output, case, level, target, tolerance, seed)
-    return Compared(tuple(t.result() for t in tallies.values()), tuple(failures), tuple(skipped), origin)
+        try:
+            origin = find_origin(a, b, output, case, level, target, tolerance, seed)
+        except ModelError as error:  # the verdict stands without it
+            notes = (f"the first diverging tensor cannot be found: {error}",)
+    return Compared(tuple(t.result() for t in tallies.values()), tuple(failures), tuple(skipped), origin, notes)
 
 
 def _tally(

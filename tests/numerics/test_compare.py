@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+import onnxtune
 from onnxtune import ModelError, UsageError, compare
 from onnxtune.cli import main
 from onnxtune.model import Model
@@ -89,6 +90,34 @@ def test_json_alone_on_stdout_and_as_a_file(capsys: pytest.CaptureFixture[str]) 
     assert len(kept["differences"]) == 14
     assert run(a, b, "--json", a) == 2
     assert run(a, b, "--json", "none/report.json") == 2
+
+
+def test_json_by_its_schema() -> None:
+    import jsonschema
+
+    schema = json.loads((Path(onnxtune.__file__).parent / "numerics/result.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    other = net(1, NET.replace("N,", "1,"))
+    numbers = (
+        model_of("g (int64[2] x) => (int64[2] y) { y = Neg (x) }"),
+        model_of("g (int64[2] x) => (int64[2] y) { y = Abs (x) }"),
+    )
+    for pair in ((net(), net()), (net(), net(1.01)), (net(), other), (net(), net(np.inf)), numbers):
+        table = json.loads(compare(*pair, threads=1, providers="cpu").to_json())
+        jsonschema.validate(table, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**table, "schema": 2}, schema)
+
+
+def test_an_origin_that_cannot_be_found_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise ModelError("no")
+
+    monkeypatch.setattr("onnxtune.numerics.run.find_origin", refuse)
+    result = compare(net(), net(1.01), threads=1, providers="cpu")
+    assert not result.within
+    assert result.origin is None
+    assert result.notes == ("the first diverging tensor cannot be found: no",)
 
 
 def test_samples_of_the_user(capsys: pytest.CaptureFixture[str]) -> None:
