@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnxtune.compare import compare
 
 import onnxtune
 from onnxtune.cli import main
-from onnxtune.compare import compare
 from onnxtune.proposal import Decline
 from onnxtune.render.decision import line
 from onnxtune.report import Kept, Outcome, Rejected, Rewrite
