@@ -152,12 +152,14 @@ def table(results: dict[str, Any]) -> str:
     """Markdown: what was studied, and a row for each study."""
     true, machine_ = results["truth"], results["machine"]
     by = Counter(run["by"] for runs in results["runs"].values() for run in runs)
+    where = f"{machine_['device']}, {machine_['cpu']['usable_cores']} cores"
     intro = (
-        f"`onnxtune bench A B --providers cpu` at its default settings ({by['command']} runs as a command, {by['call']} as"
-        f" the same Python call) on {machine_['device']}, {machine_['cpu']['usable_cores']} cores, beside other work. A: {LENGTH} equal convolutions (median"
-        f" {1e3 * true['median_before_s']:.2f} ms). B of the second row: {LENGTH + 1} of them, which a long run of"
-        f" {true['blocks']} blocks of fresh sessions ({true['samples']} samples of each) puts at {true['extra']:+.2%}"
-        f" [{true['low']:+.2%}, {true['high']:+.2%}] in time; by the fastest runs {true['extra_of_fastest']:+.2%}."
+        f"`onnxtune bench A B --providers cpu` at its default settings ({by['command']} runs as a command,"
+        f" {by['call']} as the same Python call) on {where}, beside other work. A: {LENGTH} equal convolutions"
+        f" (median {1e3 * true['median_before_s']:.2f} ms). B of the second row: {LENGTH + 1} of them, which a long"
+        f" run of {true['blocks']} blocks of fresh sessions ({true['samples']} samples of each) puts at"
+        f" {true['extra']:+.2%} [{true['low']:+.2%}, {true['high']:+.2%}] in time; by the fastest runs"
+        f" {true['extra_of_fastest']:+.2%}."
     )
     heads = ("study", "right answer", "right", "share", "exact 95 % interval", "median speed-up", "interval's width")
     lines = ["# Can the verdicts of `onnxtune bench` be trusted?", "", intro, ""]
