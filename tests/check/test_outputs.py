@@ -111,6 +111,16 @@ def test_fail_on(level: str, code: int, head: Path, capsys: pytest.CaptureFixtur
     assert "CK401" in capsys.readouterr().out, "the findings are said in any case"
 
 
+def test_a_broken_model_does_not_hide_the_others(head: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("broken.onnx").write_bytes(b"\x00")
+    assert run("broken.onnx", head, "absent.onnx", *CPU, "--fail-on", "warning", "--json", "-") == 3
+    out, err = capsys.readouterr()
+    assert [r["model"] for r in json.loads(out)["reports"]] == ["head.onnx"]
+    assert len(err.splitlines()) == 2
+    assert "broken.onnx" in err.splitlines()[0]
+    assert "absent.onnx" in err.splitlines()[1]
+
+
 def test_quiet(head: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(head, *CPU, "-q", "--fail-on", "warning") == 1
     assert capsys.readouterr().out == ""
@@ -310,6 +320,7 @@ def test_explain_and_list(capsys: pytest.CaptureFixture[str]) -> None:
         (("head.onnx", "--select", "OT1"), 2, "unknown check 'OT1'"),
         (("head.onnx", "--json", "-", "--markdown", "-"), 2, "only one of"),
         (("head.onnx", "--sarif", "head.onnx"), 2, "that is a model"),
+        (("head.onnx", "--sarif", "a.json", "--json", "a.json"), 2, "files of their own"),
         (("head.onnx", "--json", "nowhere/x.json"), 2, "nowhere"),
         (("absent.onnx",), 3, "absent.onnx"),
         (("broken.onnx",), 3, "broken.onnx"),
