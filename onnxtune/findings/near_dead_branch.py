@@ -61,7 +61,7 @@ def find(scene: Scene) -> Iterator[Found]:
         )
 
 
-def operands(scene: Scene) -> set[str]:
+def asks(scene: Scene) -> set[str]:
     """Tensors that the user's samples are asked about."""
     return {i for node in _sums(scene) for i in node.inputs}
 
