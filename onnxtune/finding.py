@@ -18,13 +18,13 @@ Severity = Literal["info", "advice", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "advice", "warning", "error")
 """info: good to know; advice: something may be gained; warning: much may be gained, or something is odd;
 error: the model does not compute what it was trained to."""
-Remedy = Literal["optimize", "calibrate", "retrain", "export", "keep"]
+Remedy = Literal["optimize", "calibrate", "retrain", "export", "deploy"]
 REMEDIES: Mapping[Remedy, str] = {
     "optimize": "run `onnxtune optimize`",
     "calibrate": "run `onnxtune optimize --calibration-data`",
     "retrain": "needs training",
     "export": "export again",
-    "keep": "nothing to be done",
+    "deploy": "to be chosen when deploying",
 }
 
 

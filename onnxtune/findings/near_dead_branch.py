@@ -47,7 +47,7 @@ def find(scene: Scene) -> Iterator[Found]:
             dead.append((low / high, node))
     if dead:
         dead.sort(key=lambda pair: pair[0])
-        zero = all(ratio == 0 for ratio, _ in dead)
+        zero = scene.seen is None and all(ratio == 0 for ratio, _ in dead)
         known = "on your samples" if scene.seen is not None else "by their scales"
         what = several(len(dead), "residual branch", "residual branches")
         yield Found(
