@@ -108,7 +108,7 @@ def check(
     return CheckReport(
         model=stored.name,
         findings=tuple(sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.code))),
-        notes=binding.assumed,
+        notes=(*binding.assumed, *_uncounted(scene)),
         totals={"nodes": len(scene.facts.nodes), "macs": scene.total_macs, "weight_bytes": scene.weight_bytes},
         settings={
             "select": list(select),
@@ -162,6 +162,15 @@ def _frozen(model: Model) -> Model:
         return model
     changed = own_rule("freeze_initializers").entry(model.proto, {})
     return model if changed is None else model.adopt(changed)
+
+
+def _uncounted(scene: Scene) -> list[str]:
+    """A note on layers whose arithmetic is not known."""
+    layers = [n for n in scene.facts.nodes if n.is_op("Conv", "ConvTranspose", "Gemm", "MatMul")]
+    unknown = sum(n.key not in scene.macs for n in layers)
+    if not unknown:
+        return []
+    return [f"the sizes of {unknown} of {len(layers)} layers are computed at run time; shares and sums leave them out"]
 
 
 def _assumed(model: Model, given: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
