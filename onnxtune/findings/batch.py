@@ -76,7 +76,7 @@ def sweep(scene: Scene, timer: Timer) -> Iterator[Found]:
         details=tuple(
             f"batch {r['batch']:.0f}: {r['images_per_second']:,.0f} images/s, {1e3 * r['seconds']:.3g} ms" for r in rows
         ),
-        remedy="keep",
+        remedy="deploy",
         action="run with this batch where throughput counts; `onnxtune bench --batch` tells it more precisely",
     )
 

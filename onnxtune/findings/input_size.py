@@ -35,7 +35,7 @@ CHECK = Check(
     name="input-size",
     summary="Input sizes that the strides do not divide",
     severity="info",
-    remedy="keep",
+    remedy="deploy",
     action="feed images of a neighbouring size from the table; accuracy at another size must be checked on data",
     fires="height or width is no multiple of the total stride although every layer rounds up, or a layer never reads"
     " the last rows or columns of its map",

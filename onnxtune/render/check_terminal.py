@@ -46,7 +46,7 @@ def _full(finding: Finding, out: Console, verbose: int) -> None:
 def _brief(finding: Finding, out: Console) -> None:
     value = f"; {worth(finding.worth)}" if worth(finding.worth) else ""
     table = f" ({', '.join(finding.details)})" if 0 < len(finding.details) <= SHORT else ""
-    do = f" [dim]({escape(REMEDIES[finding.remedy])})[/]" if finding.remedy != "keep" else ""
+    do = f" [dim]({escape(REMEDIES[finding.remedy])})[/]"
     out.print(
         Padding(
             f"[dim]info[/]    {finding.code} {finding.name}: {escape(finding.message + table + value)}{do}",

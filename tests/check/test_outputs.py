@@ -111,6 +111,16 @@ def test_fail_on(level: str, code: int, head: Path, capsys: pytest.CaptureFixtur
     assert "CK401" in capsys.readouterr().out, "the findings are said in any case"
 
 
+def test_a_broken_model_does_not_hide_the_others(head: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("broken.onnx").write_bytes(b"\x00")
+    assert run("broken.onnx", head, "absent.onnx", *CPU, "--fail-on", "warning", "--json", "-") == 3
+    out, err = capsys.readouterr()
+    assert [r["model"] for r in json.loads(out)["reports"]] == ["head.onnx"]
+    assert len(err.splitlines()) == 2
+    assert "broken.onnx" in err.splitlines()[0]
+    assert "absent.onnx" in err.splitlines()[1]
+
+
 def test_quiet(head: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(head, *CPU, "-q", "--fail-on", "warning") == 1
     assert capsys.readouterr().out == ""
@@ -310,6 +320,7 @@ def test_explain_and_list(capsys: pytest.CaptureFixture[str]) -> None:
         (("head.onnx", "--select", "OT1"), 2, "unknown check 'OT1'"),
         (("head.onnx", "--json", "-", "--markdown", "-"), 2, "only one of"),
         (("head.onnx", "--sarif", "head.onnx"), 2, "that is a model"),
+        (("head.onnx", "--sarif", "a.json", "--json", "a.json"), 2, "files of their own"),
         (("head.onnx", "--json", "nowhere/x.json"), 2, "nowhere"),
         (("absent.onnx",), 3, "absent.onnx"),
         (("broken.onnx",), 3, "broken.onnx"),
@@ -449,3 +460,12 @@ def test_samples_tell_the_spread_of_offsets(tmp_path: Path) -> None:
         deformable(), select=["CK205"], calibration_data=tmp_path / "x.npz", providers="cpu"
     ).findings
     assert 1 < seen.numbers["largest_spread"] < 2, "sqrt(2) by the initialisation of the offsets' weights"
+
+
+def test_sizes_that_are_not_known_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    net = Cnn("N", 8, 8, 8)
+    net.inputs.append(onnx.helper.make_tensor_value_info("shape", onnx.TensorProto.INT64, [4]))
+    y = net.add("Reshape", net.block(net.x, 8, 8), "shape")
+    report = onnxtune.check(net.model(net.conv(y, 8, 8)), providers="cpu")
+    assert any("1 of 2 layers are computed at run time" in note for note in report.notes)
+    assert report.totals["macs"] == 8 * 8 * 9 * 64
