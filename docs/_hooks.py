@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from onnxtune.catalog import catalog
 from onnxtune.cli import cli
 from onnxtune.rule import Rule
 
+ROOT = Path(__file__).parents[1]
 RELIABILITY = "reliability.md"
 
 
@@ -33,6 +36,33 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Comments that name a part of the repository give way to it."""
+    del config, files
+    return with_parts(markdown) if page.file.src_uri == "ci.md" else markdown
+
+
+def with_parts(markdown: str) -> str:
+    """The guide for CI with the example workflow and the action's inputs and outputs."""
+    action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+    workflow = (ROOT / "examples" / "workflow.yml").read_text(encoding="utf-8").rstrip()
+    inputs = ["| input | default | |", "|---|---|---|"]
+    for name, told in action["inputs"].items():
+        default = "required" if told.get("required") else f"`{told['default']}`" if told["default"] else "empty"
+        inputs.append(f"| `{name}` | {default} | {told['description']} |")
+    outputs = ["| output | |", "|---|---|"]
+    outputs += [f"| `{name}` | {told['description']} |" for name, told in action["outputs"].items()]
+    parts = {
+        "examples/workflow.yml": f'```yaml title=".github/workflows/onnxtune.yml"\n{workflow}\n```',
+        "action.yml inputs": "\n".join(inputs),
+        "action.yml outputs": "\n".join(outputs),
+    }
+    for name, text in parts.items():
+        assert f"<!-- {name} -->" in markdown, name
+        markdown = markdown.replace(f"<!-- {name} -->", text)
+    return markdown
 
 
 def rules_index(rules: list[Rule]) -> str:

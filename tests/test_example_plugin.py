@@ -57,7 +57,17 @@ def test_it_rewrites_a_model(installed: Path, tmp_path: Path) -> None:
     bounds = {name: np.float32(value) for name, value in zip("abcd", (0, 6, 0, 1), strict=True)}
     text = "g (float[N, 3, 64, 64] x) => (float[N, 3, 64, 64] y) { t = Clip (x, a, b)  y = Clip (t, c, d) }"
     onnx.save(model_of(text, bounds), tmp_path / "model.onnx")
-    flags = ["--force-rules", "merge_clips", "--only", "merge_clips", "--threads", 1, "--providers", "cpu", "--no-cache"]
+    flags = [
+        "--force-rules",
+        "merge_clips",
+        "--only",
+        "merge_clips",
+        "--threads",
+        1,
+        "--providers",
+        "cpu",
+        "--no-cache",
+    ]
     report = json.loads(onnxtune(installed, "optimize", "model.onnx", *flags, "--json", "-", cwd=tmp_path))
     kept = [o for o in report["outcomes"] if o["kind"] == "kept"]
     assert [o["rewrite"]["rule"] for o in kept] == ["merge_clips"]
