@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 WORKFLOW = yaml.safe_load((ROOT / "examples" / "workflow.yml").read_text(encoding="utf-8"))
 BASH = shutil.which("bash")
-QUICK = {"package": "", "threads": "1", "time-budget": "1", "bench-args": "--iterations 4 --no-memory"}
+QUICK = {"package": "none", "threads": "1", "time-budget": "1", "bench-args": "--iterations 4 --no-memory"}
 
 
 @dataclass

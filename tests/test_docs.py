@@ -72,7 +72,9 @@ def test_the_guide_for_ci_holds_the_workflow_and_the_inputs(hooks: ModuleType) -
 def commands(text: str) -> list[list[str]]:
     """Words of every `onnxtune ...` command in the shell blocks of a page."""
     found = []
-    for block in re.findall(r"```(?:sh|console)[^\n]*\n(.*?)```", text, re.DOTALL):
+    for language, block in re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        if language.split(" ")[0] not in ("", "sh", "console"):
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             line = line.removeprefix("$ ").partition(" | ")[0]
             if line.startswith("onnxtune "):
@@ -97,6 +99,12 @@ def test_commands_and_their_options_exist(page: Path) -> None:
             pass
         except click.UsageError as error:
             pytest.fail(f"{page.name}: onnxtune {' '.join(words)}: {error.format_message()}")
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]+)[^)]*\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 5
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
