@@ -83,12 +83,11 @@ def rule_page(rule: Rule) -> str:
     kept = "kept where it saves time or lets another rule fire" if card.enabling else "kept where it is faster"
     parts = [f"# {card.name}", "", f"**{card.code}** · {card.safety} · {kept}", "", f"**{card.summary}.**", ""]
     parts += [" ".join(card.why.split()), ""]
-    for heading, items in (("Fires on", card.fires), ("Declines", card.declines), ("References", card.references)):
+    for heading, items in (("Fires on", card.fires), ("Declines", card.declines)):
         if items:
             parts += [f"## {heading}", "", *(f"- {item}" for item in items), ""]
-    drawing = getattr(card, "drawing", None)
-    if drawing:
-        parts += ["## Before and after", "", *_fenced(drawing.before), "", *_fenced(drawing.after), ""]
+    if card.drawing is not None:
+        parts += ["## Before and after", "", *_fenced(card.drawing.before), "", *_fenced(card.drawing.after), ""]
     if card.pattern is not None:
         parts += ["## Pattern", "", "In ONNX's own text syntax:", "", *_fenced(card.pattern.text), ""]
     if card.settings:
@@ -98,8 +97,9 @@ def rule_page(rule: Rule) -> str:
         parts += [""]
     if rule.algebra:
         parts += ["## Algebra", "", *_fenced(rule.algebra), ""]
-    for item in getattr(card, "history", ()):
-        parts += [f"- {item}"]
+    for heading, items in (("References", card.references), ("History", card.history)):
+        if items:
+            parts += [f"## {heading}", "", *(f"- {item}" for item in items), ""]
     return "\n".join(parts)
 
 
