@@ -120,6 +120,7 @@ def latencies(comparison: Comparison) -> list[Row]:
             continue
         was, now = (float(np.percentile(s, percent)) for s in (comparison.before, comparison.after))
         change = f"{was / now:.2f}x" if percent <= 50 else ""  # slower ones tell of the machine as well
+        change = f"{comparison.speedup:.2f}x" if label == "median" else change  # of the blocks' medians
         rows.append(Row(label, milliseconds(was), milliseconds(now), change))
     return rows
 
