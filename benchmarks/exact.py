@@ -93,13 +93,13 @@ def run(path: Path, target: Target, seed: int = 0) -> dict[str, Any]:
     for name, column in columns.items():
         comparison = compare(columns["original"], column, seed=seed)
         table[name] = {
-            "median_ms": 1e3 * float(np.median(column)),
+            "median_ms": 1e3 * float(np.nanmedian(column)),
             "speedup": comparison.speedup,
             "low": comparison.low,
             "high": comparison.high,
             "error": errors[name],
             "seconds": seconds.get(name),
-            "samples": column.ravel().tolist(),
+            "samples": column[np.isfinite(column)].tolist(),
         }
     rules = dict(result.report.counts())
     return {"model": path.stem, "contenders": table, "rules": rules, "failures": failures}

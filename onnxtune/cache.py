@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxtune.comparison import Comparison, compare
+from onnxtune.comparison import Comparison
 from onnxtune.measure import Plan
 from onnxtune.model import Model
 from onnxtune.runtime import Target, versions
@@ -56,11 +55,9 @@ class Cache:
     def get(self, key: str, plan: Plan) -> Comparison | None:
         if key not in self._memory:
             row = self._query("SELECT samples FROM measurements WHERE key = ?", (key,))
-            found = _samples(row[0]) if row else None
+            found = _restored(row[0], plan) if row else None
             if found is not None:
-                error, before, after = found
-                known = compare(before, after, seed=plan.seed, confidence=plan.confidence, error=error)
-                self._memory[key] = known
+                self._memory[key] = found
         return self._memory.get(key)
 
     def put(self, key: str, result: Comparison) -> None:
@@ -69,8 +66,7 @@ class Cache:
         blurred = result.verdict == "no measurable change" and result.high - result.low > SHARP * result.speedup
         if self.path is None or blurred:
             return  # what a busy machine could not tell is asked again next time
-        head = np.array([result.blocks, result.error])
-        row = (key, np.concatenate([head, result.before, result.after]).tobytes())
+        row = (key, _stored(result))
         with contextlib.suppress(OSError, sqlite3.OperationalError):  # read-only, full, locked for too long
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -116,16 +112,32 @@ class Cache:
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
 
-def _samples(blob: object) -> tuple[float, NDArray[np.float64], NDArray[np.float64]] | None:
-    """Chance of error of the last look, and samples (blocks, rounds, 2) before and after, from their bytes; None when
-    they are not such bytes."""
-    if not isinstance(blob, bytes) or len(blob) % 8 or len(blob) < 8 * 6:
+SCALARS = ("speedup", "low", "high", "noise", "error", "blocks")
+
+
+def _stored(result: Comparison) -> bytes:
+    """The figures, how many samples there are before, and all samples, as 64-bit numbers."""
+    head = [*(float(getattr(result, name)) for name in SCALARS), float(len(result.before))]
+    return np.concatenate([head, result.before, result.after]).tobytes()
+
+
+def _restored(blob: object, plan: Plan) -> Comparison | None:
+    """A comparison from its bytes; None when they are not such bytes."""
+    count = len(SCALARS) + 1
+    if not isinstance(blob, bytes) or len(blob) % 8 or len(blob) < 8 * (count + 2):
         return None
-    (blocks, error), rest = np.split(np.frombuffer(blob, np.float64), [2])
-    if not (blocks >= 1 and 0 < error < 1 and len(rest) % (4 * blocks) == 0):
+    head, samples = np.split(np.frombuffer(blob, np.float64), [count])
+    *figures, first = head.tolist()
+    if not (1 <= first < len(samples) and first == int(first) and np.isfinite(samples).all() and (samples > 0).all()):
         return None
-    before, after = rest.reshape(2, int(blocks), -1, 2)
-    return float(error), before, after
+    known = dict(zip(SCALARS, figures, strict=True))
+    if not (known["speedup"] > 0 and known["low"] <= known["speedup"] <= known["high"] and known["blocks"] >= 1):
+        return None
+    before, after = np.split(samples, [int(first)])
+    return Comparison(
+        before, after, known["speedup"], known["low"], known["high"], known["noise"], plan.confidence,
+        int(known["blocks"]), known["error"],
+    )  # fmt: skip
 
 
 def measurement_key(

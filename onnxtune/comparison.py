@@ -25,7 +25,7 @@ QUIET = 1e-6
 class Comparison:
     """Latency of `after` against `before`, measured in interleaved rounds.
 
-    Samples are seconds per inference, (blocks x rounds x 2 sessions,) in this order. `speedup` is the ratio of median
+    Samples are seconds per inference, (n,) of all blocks and both sessions. `speedup` is the ratio of median
     latencies, before / after (blocks' ratios in geometric mean), with the interval [`low`, `high`]. The interval errs
     with a chance of `error`, which is this look's share of 1 - `confidence`: however often the samples were looked at
     before measuring ended, all intervals together hold at `confidence`. `noise` is the A/A floor: how far from 1 the
@@ -69,7 +69,7 @@ def compare(
     confidence: float = 0.99,
     error: float | None = None,
 ) -> Comparison:
-    """Judge samples (blocks, rounds, 2) of two models, two sessions of each, taken in the same rounds.
+    """Judge samples (blocks, rounds, 2) of two models, two sessions of each, taken in the same rounds; NaN: left out.
 
     `error`: the chance at which this interval may err; 1 - `confidence` when the samples are looked at once.
     """
@@ -81,8 +81,8 @@ def compare(
         shift, low, high = session_interval(places, allowed)
     noise = float(np.expm1(split_noise(places, weights, seed)))
     return Comparison(
-        before.ravel(),
-        after.ravel(),
+        before[np.isfinite(before)],
+        after[np.isfinite(after)],
         float(np.exp(-shift)),
         float(np.exp(-high)),
         float(np.exp(-low)),
@@ -101,8 +101,8 @@ def self_noise(samples: NDArray[np.float64], seed: int) -> float:
 def located(samples: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of samples (blocks, rounds, sessions): places (blocks, sessions), medians of logarithms; weights (blocks,)."""
     logs = np.log(samples)
-    places = np.median(logs, axis=1)
-    return places, block_weights(np.median(np.abs(logs - places[:, None]), axis=1))
+    places = np.nanmedian(logs, axis=1)
+    return places, block_weights(np.nanmedian(np.abs(logs - places[:, None]), axis=1))
 
 
 def block_weights(spread: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,6 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+try:
+    import resource as _resource
+except ImportError:  # Windows
+    _resource = None  # type: ignore[assignment]
+
 from onnxtune.comparison import RELABELLED, Comparison, compare
 
 Call = Callable[[], object]
@@ -33,6 +38,12 @@ DEAR = 2.0
 """Sessions are made anew in every block where the first looks' sessions take at most this many times `duration`."""
 MOST_ROUNDS = 1000
 """Rounds of a block that say all that its sessions can say."""
+RETRIES = 3
+"""How often a run is taken again that other processes have cut."""
+HOPELESS = 3
+"""Turns of a session in a row without an uncut run, after which nothing is taken again in this block."""
+LEAST_UNCUT = 3
+"""Uncut runs of a session that are enough to leave the others out."""
 BLURRED = 5
 """An interval wider than this many times the wanted precision is worth the plan's `patience`."""
 
@@ -82,15 +93,17 @@ class Warmup:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """`times`: seconds per inference (blocks, rounds, models, 2 sessions). `created`: seconds that each session took
-    to make (blocks, models, 2). `repeats`: inferences that one sample is the mean of, per model. `error`: the chance
-    of error that the last look was given."""
+    """`times`: seconds per inference (blocks, rounds, models, 2 sessions), NaN for runs that other processes cut and
+    that do not count; `cut`: their share of all runs of each model. `created`: seconds that each session took to make
+    (blocks, models, 2). `repeats`: inferences that one sample is the mean of, per model. `error`: the chance of error
+    that the last look was given."""
 
     times: NDArray[np.float64]
     created: NDArray[np.float64]
     warmups: tuple[Warmup, ...]
     repeats: tuple[int, ...]
     error: float
+    cut: tuple[float, ...]
 
     def of(self, model: int) -> NDArray[np.float64]:
         """(blocks, rounds, 2)."""
@@ -101,26 +114,65 @@ Judge = Callable[[NDArray[np.float64], float], tuple[bool, float]]
 """(samples so far (blocks, rounds, models, 2), chance of error of this look) -> (is it enough?, relative width)."""
 
 
-def interleave(calls: Sequence[Call], repeats: Sequence[int], rounds: int, seed: int) -> NDArray[np.float64]:
-    """Seconds per call, (rounds, contestants): every round runs each contestant once, in random order.
+@dataclass(frozen=True, eq=False)
+class Turns:
+    """Of interleaved rounds, both (rounds, contestants): seconds per call, and how often the system took the
+    processor away from this process meanwhile. `tries`: runs that it took, those that were taken again included."""
+
+    times: NDArray[np.float64]
+    cuts: NDArray[np.int64]
+    tries: NDArray[np.int64]
+
+
+def interleave(calls: Sequence[Call], repeats: Sequence[int], rounds: int, seed: int) -> Turns:
+    """Every round runs each contestant once, in random order.
 
     A turn of a short call starts with one that is not counted: caches and threads still belong to
     the previous contestant. Long calls (`repeats` below 1) are counted once and from the start.
+    A run that was cut by other processes is taken again, up to `RETRIES` times; the least cut one counts.
     """
     rng = np.random.default_rng(seed)
-    samples = np.empty((rounds, len(calls)))
+    times, cuts = np.empty((rounds, len(calls))), np.zeros((rounds, len(calls)), np.int64)
+    tries = np.zeros(len(calls), np.int64)
+    failed = [0] * len(calls)
     clock = time.perf_counter
     with _no_garbage_collection():
-        for row in samples:
+        for row in range(rounds):
             for i in rng.permutation(len(calls)):
                 call, count = calls[i], max(repeats[i], 1)
                 if repeats[i] > 0:
                     call()
-                start = clock()
-                for _ in range(count):
-                    call()
-                row[i] = max((clock() - start) / count, CLOCK_TICK)
-    return samples
+                best = math.inf
+                for _ in range(1 + (RETRIES if failed[i] < HOPELESS else 0)):
+                    before = preemptions()
+                    start = clock()
+                    for _ in range(count):
+                        call()
+                    seconds = clock() - start
+                    cut = preemptions() - before
+                    tries[i] += 1
+                    if cut < best:
+                        best, times[row, i], cuts[row, i] = cut, max(seconds / count, CLOCK_TICK), cut
+                    if not cut:
+                        break
+                failed[i] = failed[i] + 1 if best else 0
+    return Turns(times, cuts, tries)
+
+
+def preemptions() -> int:
+    """How often the system has taken the processor away from this process so far (getrusage(2), ru_nivcsw); 0 where
+    it does not tell."""
+    return 0 if _resource is None else int(_resource.getrusage(_resource.RUSAGE_SELF).ru_nivcsw)
+
+
+def uncut(turns: Turns) -> NDArray[np.float64]:
+    """The times, NaN where a run was cut by others and its session has enough that were not.
+
+    A session with too few keeps all: runs longer than the system's time slice are always cut on a busy machine.
+    """
+    clean = turns.cuts == 0
+    enough = clean.sum(0) >= max(LEAST_UNCUT, len(clean) // 4)
+    return np.where(clean | ~enough, turns.times, np.nan)
 
 
 def warm(call: Call, seconds: float) -> float:
@@ -182,6 +234,7 @@ def collect(makes: Sequence[Make], plan: Plan, judge: Judge, *, steady_within: f
         room = max(plan.duration / most, cost / 2 if sets >= plan.blocks else 0.0)
         rounds = max(rounds, min(int(room / turn), MOST_ROUNDS))
     taken: list[NDArray[np.float64]] = []
+    tries = np.zeros(len(makes), np.int64)
     started, limit, look, spent = time.perf_counter(), plan.duration, least, 0.0
     error, earned = 1 - plan.confidence, (1 - plan.confidence) / most
     while True:
@@ -190,8 +243,9 @@ def collect(makes: Sequence[Make], plan: Plan, judge: Judge, *, steady_within: f
         for i in rng.permutation(len(calls)):
             for _ in range(SETTLING if repeats[i] else 1):
                 calls[i]()
-        block = interleave(calls, repeats, rounds, int(rng.integers(2**63)))
-        taken.append(block.reshape(rounds, len(makes), TWINS))
+        turns = interleave(calls, repeats, rounds, int(rng.integers(2**63)))
+        taken.append(uncut(turns).reshape(rounds, len(makes), TWINS))
+        tries += turns.tries.reshape(len(makes), TWINS).sum(1)
         created.append(seconds)
         calls = []
         gc.collect(1)  # sessions stand in cycles
@@ -206,7 +260,9 @@ def collect(makes: Sequence[Make], plan: Plan, judge: Judge, *, steady_within: f
             share = error - spent  # the last look: with all that is left, this one's included
             done, _ = True, judge(samples, share)
         if done:
-            return Samples(samples, np.stack(created), warmups, tuple(max(r, 1) for r in repeats[::TWINS]), share)
+            cut = 1 - np.isfinite(samples).sum((0, 1, 3)) / tries
+            counts = tuple(max(r, 1) for r in repeats[::TWINS])
+            return Samples(samples, np.stack(created), warmups, counts, share, tuple(cut.tolist()))
         spent += share
         look = math.ceil(GROWTH * count)
 

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxtune.binding import WITHOUT_GRAPH, Call, bind, bind_graph, direct, run_options
+from onnxtune.binding import WITHOUT_GRAPH, Call, bind, bind_graph, bind_graph_with_copies, direct, run_options
 from onnxtune.devices import cpu_name, gpu_name
 from onnxtune.errors import ModelError, ProviderError, UsageError
 from onnxtune.library import ort, plain, stderr_to_nowhere
@@ -139,9 +139,10 @@ class Session:
         from the host and go back to it in every call. On other providers both are the same.
         Raises ModelError with ONNX Runtime's reason when the tensors cannot be bound.
         """
-        if include_copies or not self.target.on_gpu:
+        graph = self.target.cuda_graph
+        if not self.target.on_gpu or (include_copies and not graph):
             return direct(self.session, feeds)
-        bound = bind_graph if self.target.cuda_graph else bind
+        bound = bind if not graph else bind_graph_with_copies if include_copies else bind_graph
         try:
             return bound(self.session, feeds, "cuda", self.target.device_id)
         except Exception as error:  # see above

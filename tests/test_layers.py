@@ -19,6 +19,7 @@ ORDER = (
     "library",
     "binding",
     "runtime",
+    "gpu",
     "later",
     "facts",
     "costs",

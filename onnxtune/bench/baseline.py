@@ -114,7 +114,7 @@ def change(model: str, case: str, then: NDArray[np.float64], now: NDArray[np.flo
     """From samples (blocks, rounds, 2) of both runs."""
     from scipy.stats import t as student
 
-    places = [np.median(np.log(s), axis=1).ravel() for s in (then, now)]
+    places = [np.nanmedian(np.log(s), axis=1).ravel() for s in (then, now)]
     shift = float(np.mean(places[1]) - np.mean(places[0]))
     parts = [float(np.var(p, ddof=1)) / len(p) for p in places]
     total = sum(parts)

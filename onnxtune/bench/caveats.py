@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 
 NOISE = 0.02
 """A/A noise from which a machine is called noisy."""
+CUT = 0.1
+"""Share of runs that other processes cut from which a machine is called noisy, too."""
 SLOWING = 0.05
 """How much slower the end must be than the start to look like throttling."""
 FAR = 1.5
@@ -30,15 +32,18 @@ SLOW_START = 3.0
 
 @dataclass(frozen=True)
 class NoisyMachine:
-    """Equal sessions differ by `noise` (0.03 = 3 %); `load`: processes that ran or waited at the start."""
+    """Equal sessions differ by `noise` (0.03 = 3 %); other processes cut a share of `cut` of the runs; `load`:
+    processes that ran or waited at the start."""
 
     noise: float
+    cut: float = 0.0
     load: float | None = None
 
     @property
     def text(self) -> str:
         load = "" if self.load is None else f" (load average {self.load:.1f})"
-        return f"noisy machine{load}: two sessions of the same model differ by up to {self.noise:.1%}"
+        cut = f"; other programs cut {self.cut:.0%} of the runs, which do not count" if self.cut else ""
+        return f"noisy machine{load}: two sessions of the same model differ by up to {self.noise:.1%}{cut}"
 
     @property
     def remedy(self) -> str:
@@ -208,7 +213,7 @@ def throttling(times: Array) -> Throttling | None:
 
     The last third of the blocks must be slower than the first by more than `SLOWING`, and by more than blocks scatter.
     """
-    places = np.log(np.median(times.reshape(len(times), -1), axis=1))
+    places = np.log(np.nanmedian(times.reshape(len(times), -1), axis=1))
     third = len(places) // 3
     if third < 2:
         return None

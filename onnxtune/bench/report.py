@@ -25,7 +25,8 @@ KNEE = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A model that was timed. `samples`: (blocks, rounds, 2 sessions), each the mean of `repeats` inferences.
+    """A model that was timed. `samples`: (blocks, rounds, 2 sessions), each the mean of `repeats` inferences; NaN for
+    runs that other processes cut, as they did a share of `cut` of all, and which do not count.
 
     `items`: how many inputs one inference processes. `session`: seconds to create a session (median), `first`: its
     first inference, `noise`: how far apart equal sessions come (0.01 = 1 %). `memory`: None where it was not asked.
@@ -40,6 +41,7 @@ class Measured:
     first: float
     steady: bool
     noise: float
+    cut: float
     model_bytes: int
     memory: Memory | None = None
     percentiles: tuple[float, ...] = PERCENTILES
@@ -47,7 +49,12 @@ class Measured:
 
     @cached_property
     def summary(self) -> Summary:
-        return summarize(self.samples.ravel(), self.percentiles)
+        return summarize(self.kept, self.percentiles)
+
+    @property
+    def kept(self) -> NDArray[np.float64]:
+        """The samples that count, (n,)."""
+        return self.samples[np.isfinite(self.samples)]
 
     @property
     def throughput(self) -> float:
@@ -164,6 +171,7 @@ def _row(row: Row) -> dict[str, Any]:
         },
         "throughput": row.throughput,
         "noise": finite(row.noise),
+        "cut": row.cut,
         "repeats": row.repeats,
         "session_seconds": row.session,
         "first_run_seconds": row.first,
@@ -171,7 +179,7 @@ def _row(row: Row) -> dict[str, Any]:
         "model_bytes": row.model_bytes,
         "memory": None if row.memory is None else row.memory.as_json(),
         "rewritten": row.rewritten,
-        "samples": row.samples.tolist(),
+        "samples": _nullable(row.samples.tolist()),
     }
 
 
@@ -186,6 +194,11 @@ def comparison_as_json(result: Comparison) -> dict[str, Any]:
         "error": result.error,
         "verdict": result.verdict,
     }
+
+
+def _nullable(values: Any) -> Any:
+    """Nested lists of numbers with None in place of NaN."""
+    return [_nullable(v) for v in values] if isinstance(values, list) else finite(values)
 
 
 def finite(value: float) -> float | None:

@@ -22,7 +22,7 @@ GEMM = {False: 512, True: 4096}
 """Side of the square matrices, on the CPU and on a GPU: a few milliseconds, which other work may leave undisturbed."""
 COPY = {False: 2**26, True: 2**29}
 """Bytes of the tensor that is copied: more than the last cache holds."""
-PRODUCTS, COPIES = 20, 4
+PRODUCTS, COPIES = 20, 8
 """How often each is run in a round; the fastest counts."""
 
 

@@ -221,6 +221,7 @@ def _measured(c: Contestant, samples: Samples, i: int, shapes: Sizes, setup: Set
         first=float(warmup.times[0]),
         steady=warmup.steady,
         noise=self_noise(taken, setup.plan.seed),
+        cut=samples.cut[i],
         model_bytes=c.model.proto.ByteSize() if c.memory is None else c.memory.model_bytes,
         memory=c.memory,
         percentiles=setup.percentiles,
@@ -236,8 +237,9 @@ def _caveats(
     cpu = setup.machine.get("cpu", {})
     load = (cpu.get("load_average") or [None])[0]
     noise = max(r.noise for r in measured)
-    if noise > caveats.NOISE:
-        yield caveats.NoisyMachine(noise, load)
+    cut = max(r.cut for r in measured)
+    if noise > caveats.NOISE or cut > caveats.CUT:
+        yield caveats.NoisyMachine(noise, cut, load)
     slowing = caveats.throttling(samples.times)
     if slowing:
         yield slowing
@@ -247,7 +249,7 @@ def _caveats(
         if crowded:
             yield crowded
     for row, contestant, warmup in zip(measured, live, samples.warmups, strict=True):
-        yield from caveats.of_model(row.model, row.samples.ravel(), row.repeats, row.first, contestant.odd)
+        yield from caveats.of_model(row.model, row.kept, row.repeats, row.first, contestant.odd)
         if not row.steady:
             yield caveats.Unsteady(row.model, float(warmup.times.sum()))
 

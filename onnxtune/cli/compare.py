@@ -27,6 +27,7 @@ from onnxtune.cli.options import (
     help="Samples to feed: NPZ or NPY (arrays named like the inputs), a folder of these, an image folder, or"
     " module:function yielding feeds. Without it: random and extreme inputs.",
 )
+@option("--labels", metavar="PATH", help="Class numbers of the samples (NPY, NPZ, CSV): shows both models' accuracy.")
 @option("--samples", type=click.IntRange(1), metavar="N", help="Samples of --data at most [default: all].")
 @preprocess_options
 @target_options
@@ -48,6 +49,12 @@ from onnxtune.cli.options import (
     metavar="A",
     help="Absolute tolerance [default: by how far A's outputs move with the last bit of its inputs].",
 )
+@option(
+    "--min-agreement",
+    metavar="SHARE",
+    help="Of outputs that rank classes, in the tolerance's place: least share of samples with the same first class,"
+    " such as 99%. Needs --data.",
+)
 @option("--json", "json_file", metavar="FILE|-", help="Write the result as JSON; - prints it alone.")
 @config_option
 @option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -59,6 +66,7 @@ def command(ctx: click.Context, /, a: Path, b: Path, json_file: str | None, **fl
     Both run in ONNX Runtime, unoptimised on the CPU and as deployed on the provider. Exit code 0: every output lies
     within the tolerance; 1: some do not.
     """
+    from onnxtune.bench.request import share
     from onnxtune.model import write_text
     from onnxtune.numerics.api import compare
     from onnxtune.ranges import parse_ranges
@@ -70,6 +78,7 @@ def command(ctx: click.Context, /, a: Path, b: Path, json_file: str | None, **fl
         a,
         b,
         data=flags["data"],
+        labels=flags["labels"],
         samples=flags["samples"],
         preprocess={**ctx.meta.get("onnxtune.preprocess", {}), **given},
         providers=flags["providers"],
@@ -79,6 +88,7 @@ def command(ctx: click.Context, /, a: Path, b: Path, json_file: str | None, **fl
         input_ranges=parse_ranges(flags["input_range"]) or None,
         rtol=flags["rtol"],
         atol=flags["atol"],
+        min_agreement=None if flags["min_agreement"] is None else share(flags["min_agreement"], "--min-agreement"),
         seed=flags["seed"],
     )
     if json_file == "-":

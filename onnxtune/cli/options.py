@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from onnxtune.cli.config import load_defaults
 from onnxtune.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxtune.gpu import Wishes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,6 +55,42 @@ def target_options(command: F) -> F:
     ):
         command = decorate(command)
     return command
+
+
+def gpu_options(command: F) -> F:
+    """--cuda-graph, --include-copies and what else decides how a GPU runs a model."""
+    for decorate in reversed(
+        [
+            option("--cuda-graph", is_flag=True, help="GPU: record a run as a CUDA graph and replay it."),
+            option("--include-copies", is_flag=True, help="GPU: measure with the copies from and to the host."),
+            option(
+                "--tf32/--no-tf32",
+                default=None,
+                help="GPU: float32 as TensorFloat-32 [default: ONNX Runtime's].",
+            ),
+            option(
+                "--prefer-nhwc/--no-prefer-nhwc",
+                default=None,
+                help="GPU: convolutions with channels last [default: ONNX Runtime's].",
+            ),
+            option(
+                "--cudnn-conv-algo-search",
+                type=click.Choice(["exhaustive", "heuristic", "default"]),
+                help="GPU: how cuDNN's algorithms are chosen [default: ONNX Runtime's].",
+            ),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def wishes(flags: Mapping[str, Any]) -> Wishes:
+    """What `gpu_options` gave, as a value. --no-tf32 holds for the whole process."""
+    from onnxtune.gpu import Wishes, forbid_tf32
+
+    if flags["tf32"] is False:
+        forbid_tf32()
+    return Wishes(flags["cuda_graph"], flags["tf32"], flags["prefer_nhwc"], flags["cudnn_conv_algo_search"])
 
 
 def rule_options(command: F) -> F:

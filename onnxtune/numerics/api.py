@@ -29,6 +29,7 @@ def compare(
     b: str | os.PathLike[str] | onnx.ModelProto,
     *,
     data: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
     samples: int | None = None,
     preprocess: Mapping[str, Any] | None = None,
     inputs: Sequence[Feeds] = (),
@@ -39,6 +40,7 @@ def compare(
     input_ranges: Mapping[str, tuple[float, float]] | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    min_agreement: float | None = None,
     seed: int = 0,
 ) -> Numerics:
     """Does `b` compute what `a` computes? Both run in ONNX Runtime, unoptimised and as deployed.
@@ -47,6 +49,7 @@ def compare(
         a, b: paths of ONNX files, or ModelProtos (not changed), with the same inputs and outputs.
         data: samples to feed: NPZ, NPY, a folder of these, an image folder, or `module:function`. Without it seeded
             random and extreme inputs are fed, and other sizes where `a` leaves them open.
+        labels: class numbers of these samples (NPY, NPZ, CSV): the accuracy of both models is given, too.
         samples: how many of them at most.
         preprocess: how 8-bit images become inputs: resize, crop, scale, mean, std, channel_order, layout.
         inputs: further feeds (input name -> array).
@@ -56,6 +59,8 @@ def compare(
             made it for some.
         rtol: tolerance relative to an output's largest magnitude. None: what the type and the lengths of the sums
             allow. atol: absolute tolerance. None: what `a` itself moves when its inputs move in the last bit.
+        min_agreement: for outputs that rank classes, in the tolerance's place: the least share of samples whose
+            first class must be the same. Needs `data`.
         seed: of everything random.
 
     Returns:
@@ -71,6 +76,10 @@ def compare(
             raise UsageError(f"{name} must be a number from 0 on, not {value:g}")
     if samples is not None and samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")
+    if min_agreement is not None and not 0 <= min_agreement <= 1:
+        raise UsageError(f"--min-agreement: must be a share from 0 to 1, not {min_agreement:g}")
+    if data is None and (min_agreement is not None or labels is not None):
+        raise UsageError(f"{'--labels' if min_agreement is None else '--min-agreement'}: needs --data")
     first, second = load(a), load(b)
     check_same_interface(first, second)
     target = resolve(providers, provider_options, threads)
@@ -80,12 +89,16 @@ def compare(
     with contextlib.ExitStack() as stack:
         fed: Iterable[Batch] = user_cases(inputs)
         if data is not None:
-            how = parse_preprocess(preprocess or {})
-            found = stack.enter_context(open_dataset(os.fspath(data), first, preprocess=how))
+            how, truth = parse_preprocess(preprocess or {}), None if labels is None else os.fspath(labels)
+            found = stack.enter_context(open_dataset(os.fspath(data), first, preprocess=how, labels=truth))
             fed = itertools.chain(fed, batches_of(found, samples))
         elif not inputs:
             fed = (Batch(case) for case in cases(first, sizes, seed, ranges))
-        result = run_both(first, second, fed, sizes, target, rtol=rtol, atol=atol, seed=seed)
+        result = run_both(
+            first, second, fed, sizes, target, rtol=rtol, atol=atol, min_agreement=min_agreement, seed=seed
+        )
+    if min_agreement is not None and all(d.top1 is None for d in result.differences):
+        raise UsageError(f"--min-agreement: no output of {first.name} ranks classes")
     return Numerics(
         a=first.name,
         b=second.name,
@@ -93,7 +106,7 @@ def compare(
         failures=result.failures,
         skipped=result.skipped,
         origin=result.origin,
-        notes=(*(binding.assumed if data is None else ()), *said),
+        notes=(*(binding.assumed if data is None else ()), *said, *result.notes),
         environment={
             **versions(),
             "device": target.device,
@@ -105,6 +118,7 @@ def compare(
             "data": None if data is None else os.fspath(data),
             "rtol": rtol,
             "atol": atol,
+            "min_agreement": min_agreement,
             "seed": seed,
         },
     )

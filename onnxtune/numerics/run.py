@@ -28,29 +28,32 @@ BATCH_VALUES = 2**22
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Feeds that belong to a case; the first `count` rows of the outputs count (None: all)."""
+    """Feeds that belong to a case; the first `count` rows of the outputs count (None: all). `labels`: (count,)"""
 
     case: Case
     count: int | None = None
+    labels: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Differences and failures, and where the first one begins."""
+    """Differences and failures, and where the first one begins (`notes`: or why that cannot be said)."""
 
     differences: tuple[Difference, ...]
     failures: tuple[str, ...]
     skipped: tuple[str, ...]
     origin: Origin | None
+    notes: tuple[str, ...] = ()
 
 
 def batches_of(data: Dataset, samples: int | None) -> Iterator[Batch]:
     """The first `samples` samples (None: all) in batches; raises DataError for samples that cannot be fed."""
     chosen = np.arange(data.count if samples is None else min(samples, data.count))
+    labels = data.labels if data.labels is not None and data.labels.ndim == 1 else None
     one = sum(v.size for v in data.feeds([0]).values())
     for indices, feeds, count in data.batches(chosen, max(1, min(64, BATCH_VALUES // max(one, 1)))):
         name = f"samples {indices[0]} to {indices[-1]}" if len(indices) > 1 else f"sample {indices[0]}"
-        yield Batch(Case(name, feeds), count)
+        yield Batch(Case(name, feeds), count, None if labels is None else labels[indices])
 
 
 def run_both(
@@ -62,6 +65,7 @@ def run_both(
     *,
     rtol: float | None = None,
     atol: float | None = None,
+    min_agreement: float | None = None,
     seed: int = 0,
 ) -> Compared:
     """Every output of `b` against `a` at both levels, like with like: unoptimised on the CPU, and on the target.
@@ -74,7 +78,7 @@ def run_both(
     tolerance = Tolerance(sum_terms(Facts(a, sizes)), rtol, atol)
     tallies: dict[tuple[str, str, Level], Tally] = {}
     failures, skipped = dict[str, None](), dict[str, None]()
-    guilty: tuple[str, Case, Level] | None = None
+    beyond: dict[str, tuple[Case, Level]] = {}
     ran = False
     for batch in batches:
         case, feeds = batch.case, batch.case.feeds
@@ -91,16 +95,19 @@ def run_both(
                 failures[f"{error} ({case.name}, ONNX Runtime level {level})"] = None
                 continue
             ran = True
-            bad = _tally(tallies, batch, level, want[level], have, moved, tolerance)
-            if bad and guilty is None:
-                guilty = (bad, case, level)
+            for output in _tally(tallies, batch, level, want[level], have, moved, tolerance):
+                beyond.setdefault(output, (case, level))
     if not ran:
         raise ModelError(next(iter({**skipped, **failures}), f"{a.name}: there was nothing to feed it"))
-    origin = None
-    if guilty:
-        output, case, level = guilty
-        origin = find_origin(a, b, output, case, level, target, tolerance, seed)
-    return Compared(tuple(t.result() for t in tallies.values()), tuple(failures), tuple(skipped), origin)
+    origin, notes = None, tuple[str, ...]()
+    rows = tuple(t.result(min_agreement) for t in tallies.values())
+    guilty = next((d.output for d in rows if d.reason and d.output in beyond), None)
+    if guilty is not None:
+        try:
+            origin = find_origin(a, b, guilty, *beyond[guilty], target, tolerance, seed)
+        except ModelError as error:  # the verdict stands without it
+            notes = (f"the first diverging tensor cannot be found: {error}",)
+    return Compared(rows, tuple(failures), tuple(skipped), origin, notes)
 
 
 def _tally(
@@ -111,9 +118,9 @@ def _tally(
     have: Outputs,
     moved: Outputs,
     tolerance: Tolerance,
-) -> str | None:
-    """Add one batch; the first output that lies beyond the tolerance."""
-    guilty = None
+) -> list[str]:
+    """Add one batch; the outputs that lie beyond the tolerance."""
+    beyond = []
     name = batch.case.name
     short = DATA if batch.count is not None else name
     for output, expected in want.items():
@@ -122,10 +129,11 @@ def _tally(
         first, second, own = _counted((expected, actual, moved[output]), count)
         _, reason = check(output, first, second, own, tolerance)
         tally = tallies.setdefault((output, short, level), Tally(output, level, short))
-        tally.add(expected, actual, count, f"{reason}, {name}" if reason and short != name else reason)
-        if reason and guilty is None:
-            guilty = output
-    return guilty
+        said = f"{reason}, {name}" if reason and short != name else reason
+        tally.add(expected, actual, count, said, batch.labels)
+        if reason:
+            beyond.append(output)
+    return beyond
 
 
 def _counted(arrays: Sequence[NDArray[Any]], count: int) -> list[NDArray[Any]]:

@@ -26,7 +26,7 @@ def text(report: BenchmarkReport) -> str:
 def single(case: Case) -> Iterator[str]:
     """Median, mean, percentiles, minimum, scatter, throughput and histogram of each model; then the verdicts."""
     measured = case.measured
-    low, high = np.percentile(np.concatenate([m.samples.ravel() for m in measured]), [1, 99])
+    low, high = np.percentile(np.concatenate([m.kept for m in measured]), [1, 99])
     percents = [p for p, _ in measured[0].summary.percentiles if p != 50]
     wide = max(len(r.model) for r in case.rows)
     heads = ["median", "mean", *(f"p{p:g}" for p in percents), "min", "MAD"]
@@ -75,7 +75,7 @@ def _line(row: Row, low: float, high: float) -> str:
         return row.reason
     s = row.summary
     times = (s.median, s.mean, *(v for p, v in s.percentiles if p != 50), s.minimum, s.mad)
-    drawn = histogram(row.samples.ravel(), low, high, BAR)
+    drawn = histogram(row.kept, low, high, BAR)
     return " ".join(f"{1e3 * t:9.3f}" for t in times) + f"  {row.throughput:9.1f}  {drawn}"
 
 
@@ -97,7 +97,7 @@ def _start(row: Measured) -> str:
 def _short(row: Row, result: Comparison | None) -> str:
     if isinstance(row, Failed):
         return row.reason
-    p90 = float(np.percentile(row.samples, 90))
+    p90 = float(np.percentile(row.kept, 90))
     needed = None
     if row.memory is not None:
         needed = row.memory.device if row.memory.device is not None else row.memory.needed

@@ -52,7 +52,9 @@ def _table(rows: list[Difference], *, every: bool) -> Table:
     table.add_column("output", overflow="fold")
     table.add_column("level", no_wrap=True)
     table.add_column("case" if every else "worst case", no_wrap=True)
-    for name in ("max error", "mean", "relative", "SNR dB", *(("top-1", "top-5") if ranks else ()), ""):
+    labels = any(d.accuracy_a is not None for d in rows)
+    more = (*(("top-1", "top-5") if ranks else ()), *(("accuracy A", "B") if labels else ()))
+    for name in ("max error", "mean", "relative", "SNR dB", *more, ""):
         table.add_column(name, justify="right", no_wrap=True)
     for d in rows:
         table.add_row(
@@ -64,6 +66,7 @@ def _table(rows: list[Difference], *, every: bool) -> Table:
             f"{d.relative:.2g}",
             "equal" if d.differing == 0 else "-" if d.snr is None else f"{d.snr:.1f}",
             *((_share(d.top1), _share(d.top5)) if ranks else ()),
+            *((_share(d.accuracy_a), _share(d.accuracy_b)) if labels else ()),
             "ok" if d.within else "[red]beyond[/]",
         )
     return table

@@ -78,5 +78,9 @@ def title(layer: Layer) -> str:
     operators = [n.partition(" ")[0] for n in layer.nodes]
     heavy = next((i for i, op in enumerate(operators) if layer.op_type.endswith(op)), len(operators) - 1)
     others = [op for i, op in enumerate(operators) if i != heavy]
-    text = layer.nodes[heavy].replace("'", "") + (f" + {' + '.join(others)}" if others else "")
+    name = layer.nodes[heavy].replace("'", "")
+    made = [f"/{rule}/" for rule in layer.rewrites if f"/{rule}/" in name]
+    if made:  # a rule's names hold the place and the rules, one after the other: the place and the end tell enough
+        name = f"{name[: min(name.index(m) for m in made)]}/../{name.rpartition('/')[2]}"
+    text = name + (f" + {' + '.join(others)}" if others else "")
     return text + (f" [{', '.join(layer.rewrites)}]" if layer.rewrites else "")

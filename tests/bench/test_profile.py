@@ -128,7 +128,8 @@ def test_rewrites_by_the_names_that_rules_give() -> None:
     assert rules_of(Model(proto)) == ()
     part = Part("c/fold_pad/Conv_1", "Conv", ("c",))
     (layer,) = layers(Facts(model), [part], {part.name: ("Conv", 1.0)}, 1.0, LIMITS, rules)
-    assert set(layer.rewrites) == {"fold_pad", "fold_batchnorm"}
+    assert layer.rewrites == ("fold_batchnorm", "fold_pad")
+    assert title(layer) == "Conv c/../Conv_1 [fold_batchnorm, fold_pad]"
 
 
 def test_the_type_that_most_is_computed_in() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+import onnxtune
 from onnxtune import ModelError, UsageError, compare
 from onnxtune.cli import main
 from onnxtune.model import Model
@@ -91,6 +92,34 @@ def test_json_alone_on_stdout_and_as_a_file(capsys: pytest.CaptureFixture[str]) 
     assert run(a, b, "--json", "none/report.json") == 2
 
 
+def test_json_by_its_schema() -> None:
+    import jsonschema
+
+    schema = json.loads((Path(onnxtune.__file__).parent / "numerics/result.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    other = net(1, NET.replace("N,", "1,"))
+    numbers = (
+        model_of("g (int64[2] x) => (int64[2] y) { y = Neg (x) }"),
+        model_of("g (int64[2] x) => (int64[2] y) { y = Abs (x) }"),
+    )
+    for pair in ((net(), net()), (net(), net(1.01)), (net(), other), (net(), net(np.inf)), numbers):
+        table = json.loads(compare(*pair, threads=1, providers="cpu").to_json())
+        jsonschema.validate(table, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**table, "schema": 2}, schema)
+
+
+def test_an_origin_that_cannot_be_found_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise ModelError("no")
+
+    monkeypatch.setattr("onnxtune.numerics.run.find_origin", refuse)
+    result = compare(net(), net(1.01), threads=1, providers="cpu")
+    assert not result.within
+    assert result.origin is None
+    assert result.notes == ("the first diverging tensor cannot be found: no",)
+
+
 def test_samples_of_the_user(capsys: pytest.CaptureFixture[str]) -> None:
     a, b = written("a.onnx", net()), written("b.onnx", net(1.01))
     np.savez("data.npz", x=RNG.integers(0, 256, (150, 12, 12, 3)).astype(np.uint8))
@@ -103,6 +132,46 @@ def test_samples_of_the_user(capsys: pytest.CaptureFixture[str]) -> None:
     assert "samples 0 to 63" in said
     assert "100%" in said
     assert run(a, b, "--data", "none.npz") == 3
+
+
+def ranked(flip: int) -> onnx.ModelProto:
+    """Ten classes; the largest of the sample's numbers, but for those whose class is `flip`."""
+    scale = np.ones(10, np.float32)
+    scale[flip] = -1
+    return model_of("g (float[N, 10] x) => (float[N, 10] y) { y = Mul (x, s) }", {"s": scale})
+
+
+def test_agreement_and_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.tile(np.eye(10, dtype=np.float32), (7, 1))
+    labels = np.tile(np.arange(10), 7)
+    labels[:7] = 3  # one of them is right
+    np.savez("data.npz", x=x)
+    np.save("labels.npy", labels)
+    a, b = written("a.onnx", ranked(0)), written("b.onnx", ranked(9))
+    c = written("c.onnx", model_of("g (float[N, 10] x) => (float[N, 10] y) { y = Identity (x) }"))
+    result = compare(c, b, data="data.npz", labels="labels.npy", threads=1, providers="cpu")
+    row = result.worst("y", "all")
+    assert (row.top1, row.accuracy_a, row.accuracy_b) == (0.9, 64 / 70, 57 / 70)
+    assert not result.within
+    assert compare(c, b, data="data.npz", min_agreement=0.9, threads=1, providers="cpu").within
+    assert run(c, b, "--data", "data.npz", "--labels", "labels.npy", "--min-agreement", "91%") == 1
+    said = capsys.readouterr().out
+    assert "90.00% of the first classes agree, not 91.00%" in said
+    assert "91.43%" in said
+    assert "First diverging tensor: y" in said
+    assert run(a, b, "--min-agreement", "0.5") == 2
+    assert run(a, b, "--labels", "labels.npy") == 2
+    assert run(a, b, "--data", "data.npz", "--min-agreement", "150%") == 2
+    assert run(a, b, "--data", "data.npz", "--min-agreement", "most") == 2
+    np.save("labels.npy", labels[:9])
+    assert run(a, b, "--data", "data.npz", "--labels", "labels.npy") == 3
+
+
+def test_agreement_of_what_ranks_nothing() -> None:
+    proto = model_of("g (float[N, 3, 4, 4] x) => (float[N, 3, 4, 4] y) { y = Abs (x) }")
+    np.savez("data.npz", x=np.ones((3, 3, 4, 4), np.float32))
+    with pytest.raises(UsageError, match="no output of model ranks classes"):
+        compare(proto, proto, data="data.npz", min_agreement=0.9, threads=1, providers="cpu")
 
 
 def test_a_fixed_batch_is_filled_up_but_not_counted() -> None:

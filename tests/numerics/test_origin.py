@@ -8,11 +8,15 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
+from onnxtune.feeds import Case, random_feeds
 from onnxtune.model import Model
 from onnxtune.numerics.api import compare
-from onnxtune.numerics.origin import Origin, nearest, origin
+from onnxtune.numerics.origin import Origin, Probe, find_origin, nearest, origin
+from onnxtune.runtime import Target
 from onnxtune.testing import model_of
+from onnxtune.verify import Tolerance
 
 RNG = np.random.default_rng(0)
 CHAIN = "".join(f"t{i} = {'Neg' if i % 2 else 'Abs'} (t{i - 1})  " for i in range(1, 40))
@@ -121,3 +125,23 @@ def test_other_names_inside_leave_the_output() -> None:
         node.output[:] = [o if o == "y" else f"other_{o}" for o in node.output]
     found = found_in(net(), renamed)
     assert (found.tensor, found.compared) == ("y", 1)
+
+
+def test_also_as_deployed() -> None:
+    a, b = Model(net()), Model(net(2))
+    case = Case("normal", random_feeds(a, {"x": (1, 6, 9, 9)}))
+    found = find_origin(a, b, "y", case, "all", Target(threads=1), Tolerance(1e4), 0)
+    assert (found.tensor, found.level) == ("e", "all")
+
+
+def test_a_tensor_that_cannot_be_looked_at_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Probe._look
+
+    def look(self: Probe, tensors: Any) -> None:
+        if "d" in tensors:
+            raise ModelError("d cannot be an output")
+        real(self, tensors)
+
+    monkeypatch.setattr(Probe, "_look", look)
+    found = found_in(net(), net(2))
+    assert (found.tensor, found.agreeing) == ("e", ("c",))
