@@ -3,9 +3,11 @@ nothing."""
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from onnxtune.checks import chosen
 from onnxtune.errors import UsageError
 from onnxtune.facts import Facts
 from onnxtune.finding import SEVERITIES, Checker, CheckReport, Finding, Found, Severity, Worth
-from onnxtune.findings import deformable, near_dead_branch
 from onnxtune.model import Model
 from onnxtune.runtime import Target, resolve, versions
 from onnxtune.scene import Scene
@@ -31,8 +32,6 @@ from onnxtune.trial import Timer
 from onnxtune.tune import NotifyFunction
 from onnxtune.worth import Scales, estimated, folded
 
-ON_RAW = "CK601"
-"""The check that must see which weights are graph inputs; the others look at the model with its weights constant."""
 WORTH_SAYING = 1.01
 """Measured speed-up below which advice is only good to know."""
 GPU_WORDS = ("cuda", "gpu", "trt", "tensorrt")
@@ -79,54 +78,43 @@ def check(
     """
     start = time.perf_counter()
     checks = chosen(select, ignore)
-    if not 0 <= time_budget < float("inf"):
+    if not 0 <= time_budget < math.inf:
         raise UsageError(f"time_budget must be a number of seconds from 0 on, not {time_budget:g}")
-    raw = models.load(model)
-    binding = bind(raw, input_shapes or {})
-    needs_target = measure or calibration_data is not None
-    target = resolve(providers, provider_options, threads) if needs_target else None
-    kind = _kind(providers, target)
-    frozen = _frozen(raw)
-    facts = Facts(frozen, binding.sizes)
-    seen = None
+    stored = models.load(model)
+    binding = bind(stored, input_shapes or {})
+    runs = measure or calibration_data is not None
+    target = resolve(providers, provider_options, threads) if runs else None
+    frozen = _frozen(stored)
+    scene = Scene(
+        Facts(frozen, binding.sizes),
+        _kernels(providers, target),
+        assumed=_assumed(stored, input_shapes or {}),
+    )
     if calibration_data is not None and target is not None:
-        how = parse_preprocess(preprocess or {})
-        with open_dataset(os.fspath(calibration_data), raw, preprocess=how) as data:
-            asked = near_dead_branch.operands(Scene(facts)) | deformable.offsets(Scene(facts))
-            seen = energies(frozen, asked, data, target, seed)
-    scene = Scene(facts, kind, seen, _assumed(raw, input_shapes or {}))
-    first = scene if frozen is raw else Scene(Facts(raw, binding.sizes), kind, seen)
-    said = [(c, f) for c in checks for f in c.find(first if c.card.code == ON_RAW else scene)]
-    tell = notify or (lambda stage, done, total: None)
+        with open_dataset(os.fspath(calibration_data), stored, preprocess=parse_preprocess(preprocess or {})) as data:
+            asked = set().union(*(c.asks(scene) for c in checks if c.asks is not None))
+            scene = replace(scene, seen=energies(frozen, asked, data, target, seed))
+    whole = scene if frozen is stored else replace(scene, facts=Facts(stored, binding.sizes), _said={})
+    found = [(c, f) for c in checks for f in c.find(whole if c.card.as_stored else scene)]
     latency = None
     if measure and target is not None:
         store = Cache(None if cache is False else cache_path() if cache is True else cache)
         timer = Timer(target, store, seed, time.monotonic() + time_budget)
-        latency = timer.latency(raw, binding.sizes)
-        rules = catalog(plugins=False)
-        ready = folded(facts, rules)
-        now = latency if frozen is raw else timer.latency(frozen, binding.sizes)
-        scales = Scales(scene, {r.name: r for r in rules}, timer, ready, now, lambda stage: tell(stage, 0, 0))
-        on_raw = Scales(first, scales.rules, timer, ready, latency, scales.tell)
-        said += [(c, f) for c in checks if c.sweep is not None for f in c.sweep(scene, timer)]
-        findings = [_finding(c, f, (on_raw if c.card.code == ON_RAW else scales).worth(c, f)) for c, f in said]
+        latency = timer.latency(stored, binding.sizes)
+        findings = _measured(checks, found, scene, whole, timer, latency, notify or (lambda stage, done, total: None))
     else:
-        findings = [_finding(c, f, estimated(f)) for c, f in said]
-    facts.forget()
+        findings = [_finding(c, f, estimated(f)) for c, f in found]
+    scene.facts.forget()
     return CheckReport(
-        model=raw.name,
+        model=stored.name,
         findings=tuple(sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.code))),
         notes=binding.assumed,
-        totals={
-            "nodes": len(facts.nodes),
-            "macs": scene.total_macs,
-            "weight_bytes": scene.weight_bytes,
-        },
+        totals={"nodes": len(scene.facts.nodes), "macs": scene.total_macs, "weight_bytes": scene.weight_bytes},
         settings={
             "select": list(select),
             "ignore": list(ignore),
             "measure": measure,
-            "kernels": kind,
+            "kernels": scene.provider,
             "threads": threads,
             "seed": seed,
             "sizes": {k: list(v) for k, v in binding.sizes.items()},
@@ -138,7 +126,27 @@ def check(
     )
 
 
-def _kind(providers: str, target: Target | None) -> str:
+def _measured(
+    checks: Sequence[Checker],
+    found: Sequence[tuple[Checker, Found]],
+    scene: Scene,
+    whole: Scene,
+    timer: Timer,
+    latency: float,
+    notify: NotifyFunction,
+) -> list[Finding]:
+    """The findings with what they would be worth, and those that only measuring brings. `latency`: of `whole`."""
+    rules = catalog(plugins=False)
+    frozen = latency if scene is whole else timer.latency(scene.facts.model, scene.facts.sizes)
+    known, ready = {r.name: r for r in rules}, folded(scene.facts, rules)
+    scales = Scales(scene, known, timer, ready, frozen, lambda stage: notify(stage, 0, 0))
+    on_whole = replace(scales, scene=whole, latency=latency)
+    findings = [_finding(c, f, (on_whole if c.card.as_stored else scales).worth(c, f)) for c, f in found]
+    swept = [(c, f) for c in checks if c.sweep is not None for f in c.sweep(scene, timer)]
+    return findings + [_finding(c, f, None) for c, f in swept]
+
+
+def _kernels(providers: str, target: Target | None) -> str:
     """Whose kernels to please; a named provider need not work here when nothing is measured."""
     if target is None and providers.strip().lower() != "auto":
         words = (w.partition(":")[0].strip().lower() for w in providers.split(","))
@@ -185,4 +193,5 @@ def _finding(checker: Checker, found: Found, worth: Worth | None) -> Finding:
         rules=card.rules if found.rules is None else found.rules,
         guidelines=card.guidelines,
         worth=worth,
+        details=found.details,
     )

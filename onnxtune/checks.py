@@ -19,7 +19,7 @@ def checkers() -> tuple[Checker, ...]:
     for info in pkgutil.iter_modules(findings.__path__):
         module = importlib.import_module(f"{findings.__name__}.{info.name}")
         explanation = (module.__doc__ or "").strip()
-        hooks = (getattr(module, "measure", None), getattr(module, "sweep", None))
+        hooks = [getattr(module, name, None) for name in ("measure", "sweep", "asks")]
         found.append(Checker(module.CHECK, module.find, explanation, *hooks))
     return tuple(sorted(found, key=lambda c: c.card.code))
 

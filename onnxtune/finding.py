@@ -18,13 +18,13 @@ Severity = Literal["info", "advice", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "advice", "warning", "error")
 """info: good to know; advice: something may be gained; warning: much may be gained, or something is odd;
 error: the model does not compute what it was trained to."""
-Remedy = Literal["optimize", "calibrate", "retrain", "export", "keep"]
+Remedy = Literal["optimize", "calibrate", "retrain", "export", "deploy"]
 REMEDIES: Mapping[Remedy, str] = {
     "optimize": "run `onnxtune optimize`",
     "calibrate": "run `onnxtune optimize --calibration-data`",
     "retrain": "needs training",
     "export": "export again",
-    "keep": "nothing to be done",
+    "deploy": "to be chosen when deploying",
 }
 
 
@@ -47,6 +47,8 @@ class Check:
     references: tuple[str, ...] = ()
     only_speed: bool = True
     """Whether nothing but speed speaks for it: where measuring shows no gain, it is only good to know."""
+    as_stored: bool = False
+    """Whether it must see which weights are graph inputs; others look at the model with its weights constant."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +81,21 @@ class Found:
     rules: tuple[str, ...] | None = None
     names: tuple[str, ...] = ()
     """What it is about where that is not nodes: inputs, weights."""
+    details: tuple[str, ...] = ()
+    """Further lines: a table of sizes, the layers one by one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checker:
     """A check ready to run. `measure` times what is no rewrite of ours; None: the card's rules are timed.
-    `sweep`: findings that only measuring brings."""
+    `sweep`: findings that only measuring brings. `asks`: tensors that the samples are asked about."""
 
     card: Check
     find: Callable[[Scene], Iterable[Found]]
     explanation: str
     measure: Callable[[Scene, Found, Timer], Worth | None] | None = None
     sweep: Callable[[Scene, Timer], Iterable[Found]] | None = None
+    asks: Callable[[Scene], set[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class Finding:
     rules: tuple[str, ...]
     guidelines: tuple[int, ...]
     worth: Worth | None = None
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,21 @@ needed."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxtune.apply import ApplyError, apply
+from onnxtune.calibrate.level import Level
+from onnxtune.comparison import Comparison
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.finding import Checker, Found, Worth
-from onnxtune.proposal import Proposal
+from onnxtune.proposal import Decline, Proposal
 from onnxtune.propose import propose, propose_levels
 from onnxtune.rule import Rule
 from onnxtune.scene import Scene
 from onnxtune.select import select
 from onnxtune.trial import MODEL_PLAN, Timer
-from onnxtune.tune.promise import usual_levels
+from onnxtune.tune.promise import RATIO, usual_levels
 
 LAYERS = 6
 """Largest layers whose calibrated forms are timed for a finding."""
@@ -40,28 +42,41 @@ class Scales:
     def worth(self, checker: Checker, found: Found) -> Worth | None:
         """Measured where something can be timed, else estimated where the check gives an estimate."""
         self.tell(f"measuring {checker.card.name}")
+        said = self._measured(checker, found)
+        if said is None:
+            return estimated(found)
+        idle = said.speedup is not None and said.speedup <= 1
+        tidying = checker.card.severity == "info" and checker.card.remedy == "optimize"
+        return None if idle and tidying else said
+
+    def _measured(self, checker: Checker, found: Found) -> Worth | None:
         if checker.measure is not None:
             said = checker.measure(self.scene, found, self.timer)
-            if said is not None and said.saved_seconds is not None:
-                return self._of(said.saved_seconds, said.by)
-            return said or estimated(found)
-        names = checker.card.rules if found.rules is None else found.rules
-        known = [self.rules[n] for n in names if n in self.rules]
-        wholes = [r for r in known if r.kind == "model"]
+            known = said is not None and said.saved_seconds is not None
+            return self._of(said.saved_seconds or 0.0, said.by) if said is not None and known else said
+        rules = self._rules(checker, found)
+        wholes = [r for r in rules if r.kind == "model"]
         if wholes:
             return self._whole(wholes)
-        saved: dict[str, tuple[Proposal, float]] = {}
-        for facts, proposal in self._proposals(known, found):
+        trials: list[tuple[Proposal, Comparison]] = []
+        for facts, proposal in self._proposals(rules, found):
             comparison = self.timer.region(facts, proposal).comparison
-            if comparison is not None and comparison.verdict == "faster":
-                saved[f"{len(saved)}"] = (proposal, comparison.saved)
-        if not saved:
-            timed = any(True for _ in self._proposals(known, found)) if known else False
-            return Worth("measured", 1.0, "nothing that was tried", 0.0) if timed else estimated(found)
-        proposals, seconds = zip(*saved.values(), strict=True)
-        chosen = select(proposals, seconds)
-        by = sorted({proposals[i].rule for i in chosen})
-        return self._of(sum(seconds[i] for i in chosen), ", ".join(by))
+            if comparison is not None:
+                trials.append((proposal, comparison))
+        if not trials:
+            return None
+        faster = [(p, c.saved) for p, c in trials if c.verdict == "faster"]
+        chosen = select([p for p, _ in faster], [s for _, s in faster])
+        by = sorted({faster[i][0].rule for i in chosen})
+        return self._of(sum(faster[i][1] for i in chosen), ", ".join(by))
+
+    def _rules(self, checker: Checker, found: Found) -> list[Rule]:
+        """What the advice names; where it is to run `optimize` without data, only what does that."""
+        names = checker.card.rules if found.rules is None else found.rules
+        known = [self.rules[n] for n in names if n in self.rules]
+        if (found.remedy or checker.card.remedy) == "calibrate":
+            return known
+        return [replace(r, levels=None) for r in known if r.card.safety == "exact"]
 
     def _of(self, seconds: float, by: str) -> Worth:
         left = max(self.latency - seconds, 0.05 * self.latency)
@@ -79,7 +94,7 @@ class Scales:
             if own:
                 break
         fitted = [r for r in rules if r.levels is not None]
-        layers = usual_levels(propose_levels(self.folded, fitted, settings)) if fitted else {}
+        layers = _levels(propose_levels(self.folded, fitted, settings)) if fitted else {}
         mine = [levels for levels in layers.values() if any(_touches(x.unfitted, keys) for x in levels.values())]
         for levels in mine[:LAYERS]:
             yield from ((self.folded, x.unfitted) for x in levels.values())
@@ -124,6 +139,17 @@ def folded(facts: Facts, rules: Sequence[Rule]) -> Facts:
             break
         current = Facts(model, facts.sizes, facts.ranges)
     return current
+
+
+def _levels(said: Sequence[Level | Decline]) -> dict[str, dict[str, Level]]:
+    """Layer -> rule -> what calibration mostly allows of it; of a rule that only takes little away, its mildest."""
+    chosen = usual_levels(said)
+    for level in (x for x in said if isinstance(x, Level)):
+        own = chosen.setdefault(level.layer.key, {})
+        known = own.get(level.rule)
+        if known is None or RATIO < known.share < level.share:
+            own[level.rule] = level
+    return chosen
 
 
 def _touches(proposal: Proposal, keys: set[str]) -> bool:

@@ -9,6 +9,7 @@ import click
 
 from onnxtune.cli.options import (
     PREPROCESS,
+    complete_checks,
     config_option,
     data_options,
     option,
@@ -23,8 +24,20 @@ if TYPE_CHECKING:
 
 @click.command("check", short_help="Hold models against the design guidelines; changes nothing.")
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path, readable=False), metavar="MODEL...")
-@option("--select", multiple=True, metavar="CODE", help="Only these checks: CK401, CK4, a name (repeatable, or a,b).")
-@option("--ignore", multiple=True, metavar="CODE", help="Leave these checks out (repeatable, or a,b).")
+@option(
+    "--select",
+    multiple=True,
+    metavar="CODE",
+    shell_complete=complete_checks,
+    help="Only these checks: CK401, CK4, a name (repeatable, or a,b).",
+)
+@option(
+    "--ignore",
+    multiple=True,
+    metavar="CODE",
+    shell_complete=complete_checks,
+    help="Leave these checks out (repeatable, or a,b).",
+)
 @option(
     "--fail-on",
     default="never",
@@ -46,8 +59,10 @@ if TYPE_CHECKING:
 @option("--cache/--no-cache", default=True, help="Use measurements that were taken before.")
 @option("--json", "json_file", metavar="FILE|-", help="Write the reports as JSON; - prints them alone.")
 @option("--markdown", "markdown_file", metavar="FILE|-", help="Write a table for each model; - prints them alone.")
-@option("--sarif", "sarif_file", metavar="FILE", help="Write SARIF 2.1.0, for code hosts.")
-@option("--explain", metavar="CODE", help="Say what a check is about, and do nothing else.")
+@option("--sarif", "sarif_file", metavar="FILE|-", help="Write SARIF 2.1.0, for code hosts.")
+@option(
+    "--explain", metavar="CODE", shell_complete=complete_checks, help="Say what a check is about, and do nothing else."
+)
 @option("--list", "list_all", is_flag=True, help="List all checks, and do nothing else.")
 @config_option
 @option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -72,13 +87,30 @@ def command(ctx: click.Context, /, models: tuple[Path, ...], **flags: Any) -> in
         raise click.UsageError("Missing argument 'MODEL...'.", ctx)
     files = {name: flags[f"{name}_file"] for name in ("json", "markdown", "sarif")}
     _check_files(files, models)
-    reports = [(str(path), _checked(ctx, path, flags)) for path in models]
+    reports, worst = _all(ctx, models, flags)
     _write(reports, files)
     if not flags["quiet"] and "-" not in files.values():
         _show(reports, flags["verbose"])
-    if flags["fail_on"] != "never" and any(r.at_least(flags["fail_on"]) for _, r in reports):
-        return 1
-    return 0
+    failed = flags["fail_on"] != "never" and any(r.at_least(flags["fail_on"]) for _, r in reports)
+    return worst or int(failed)
+
+
+def _all(
+    ctx: click.Context, models: tuple[Path, ...], flags: dict[str, Any]
+) -> tuple[list[tuple[str, CheckReport]], int]:
+    """The reports, and the largest exit code: of several models, one that cannot be used does not hide the others."""
+    from onnxtune.errors import DataError, ModelError
+
+    reports, worst = [], 0
+    for path in models:
+        try:
+            reports.append((str(path), _checked(ctx, path, flags)))
+        except (ModelError, DataError) as error:
+            if len(models) == 1:
+                raise
+            click.echo(f"onnxtune: {error}", err=True)
+            worst = max(worst, error.exit_code)
+    return reports, worst
 
 
 def _checked(ctx: click.Context, path: Path, flags: dict[str, Any]) -> CheckReport:
@@ -143,7 +175,10 @@ def _check_files(files: dict[str, str | None], models: tuple[Path, ...]) -> None
     from onnxtune.model import check_writable
 
     if list(files.values()).count("-") > 1:
-        raise UsageError("only one of --json and --markdown can be printed alone (-)")
+        raise UsageError("only one of --json, --markdown and --sarif can be printed alone (-)")
+    paths = [Path(text).resolve() for text in files.values() if text and text != "-"]
+    if len(set(paths)) < len(paths):
+        raise UsageError("--json, --markdown and --sarif need files of their own")
     for name, text in files.items():
         if not text or text == "-":
             continue

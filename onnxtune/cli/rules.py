@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxtune.cli.options import option
+from onnxtune.cli.options import complete_rules, option
 
 
 @click.group("rules", short_help="List the rewrites, or explain one.")
@@ -41,7 +41,7 @@ def list_rules(rules: tuple[str, ...], plugins: bool, as_json: bool) -> None:
 
 
 @command.command("explain")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_rules)
 @folders
 @plugins
 def explain(name: str, rules: tuple[str, ...], plugins: bool) -> None:

@@ -7,6 +7,7 @@ depends on model and device: `onnxtune bench --batch` finds it where the model l
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from onnxtune.errors import ModelError
@@ -30,6 +31,8 @@ CHECK = Check(
 BATCHES = (1, 2, 4, 8, 16, 32)
 ENOUGH = 0.95
 """Share of the best throughput from which a batch is good enough."""
+GROWS = 1.02
+"""Growth of throughput from which a larger batch is still worth a try."""
 
 
 def find(scene: Scene) -> Iterator[Found]:
@@ -43,11 +46,13 @@ def find(scene: Scene) -> Iterator[Found]:
 
 def sweep(scene: Scene, timer: Timer) -> Iterator[Found]:
     """Images per second by batch, and the knee, where the batch is open."""
-    rows = []
+    rows: list[dict[str, float]] = []
     for batch in BATCHES:
         sizes, free = with_batch(scene.facts.model, scene.facts.sizes, {}, batch)
         if not free and batch > 1:
             return
+        if time.monotonic() > timer.deadline or _levelled(rows):
+            break
         try:
             seconds = timer.latency(scene.facts.model, sizes)
         except (ModelError, MemoryError):
@@ -59,12 +64,24 @@ def sweep(scene: Scene, timer: Timer) -> Iterator[Found]:
     knee = next(r for r in rows if r["images_per_second"] >= ENOUGH * best)
     gain = knee["images_per_second"] / rows[0]["images_per_second"]
     rate = f"{knee['images_per_second']:,.0f} images/s"
+    if knee["batch"] == 1:
+        message = f"throughput does not grow with the batch here: {rate} at batch 1"
+    else:
+        message = f"{rate} at batch {knee['batch']:.0f}, {gain:.2f}x of what batch 1 gives"
+        message += "; larger ones bring little more" if knee is not rows[-1] else "; larger ones were not tried"
     yield Found(
-        f"{rate} at batch {knee['batch']:.0f}, {gain:.2f}x of what batch 1 gives; larger ones bring little more"
-        if knee["batch"] > 1
-        else f"throughput does not grow with the batch here: {rate} at batch 1",
+        message,
         (),
         {"knee": int(knee["batch"]), "gain": gain, "batches": rows},
-        remedy="keep",
+        details=tuple(
+            f"batch {r['batch']:.0f}: {r['images_per_second']:,.0f} images/s, {1e3 * r['seconds']:.3g} ms" for r in rows
+        ),
+        remedy="deploy",
         action="run with this batch where throughput counts; `onnxtune bench --batch` tells it more precisely",
     )
+
+
+def _levelled(rows: list[dict[str, float]]) -> bool:
+    """Have the last two doublings brought nothing?"""
+    rates = [r["images_per_second"] for r in rows]
+    return len(rates) > 3 and max(rates[-2:]) < GROWS * max(rates[:-2])

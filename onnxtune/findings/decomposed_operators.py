@@ -21,7 +21,8 @@ CHECK = Check(
     remedy="optimize",
     action="activations are rewritten in the form that is fastest here; for normalizations export again at"
     " opset 17 or later",
-    fires="activations that the rules can rewrite, and layer normalization as ReduceMean, Sub, ..., Sqrt, Div",
+    fires="activations that the rules can rewrite; layer normalization as ReduceMean, Sub, ..., Sqrt, Div;"
+    " group normalization as InstanceNormalization between Reshapes",
     quiet="operators of their own, single elementary operators",
     items=("A12",),
     rules=("replace_decomposed_activation", "fuse_prelu"),
@@ -44,10 +45,10 @@ def find(scene: Scene) -> Iterator[Found]:
             {"activations": len(regions), "nodes": len(nodes), "share_of_writes": written},
             action="they are rewritten in the form that is fastest here",
         )
-    norms = tuple(n for n in facts.nodes if _layer_norm(facts, n))
+    norms = tuple(n for n in facts.nodes if _layer_norm(facts, n) or _group_norm(facts, n))
     if norms:
         yield Found(
-            f"{several(len(norms), 'layer normalization', 'layer normalizations')} spelled out in elementary operators",
+            f"{several(len(norms), 'normalization', 'normalizations')} spelled out in other operators",
             norms,
             {"normalizations": len(norms)},
             severity="info",
@@ -56,6 +57,14 @@ def find(scene: Scene) -> Iterator[Found]:
             " these itself)",
             rules=(),
         )
+
+
+def _group_norm(facts: Facts, node: Node) -> bool:
+    """InstanceNormalization of groups: between two Reshapes."""
+    above = facts.producer(node.input(0))
+    readers = facts.consumers(node.outputs[0])
+    around = above is not None and above.is_op("Reshape") and any(n.is_op("Reshape") for n in readers)
+    return node.is_op("InstanceNormalization") and around
 
 
 def _layer_norm(facts: Facts, node: Node) -> bool:

@@ -67,7 +67,7 @@ def find(scene: Scene) -> Iterator[Found]:
         )
 
 
-def offsets(scene: Scene) -> set[str]:
+def asks(scene: Scene) -> set[str]:
     """Tensors that the user's samples are asked about."""
     return {n.input(2 if n.op_type == "DeformConv" else 1) for n in scene.facts.nodes if n.op_type in NAMES}
 

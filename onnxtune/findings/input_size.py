@@ -14,6 +14,7 @@ of the map, is not seen. 1x1 kernels with a stride skip pixels everywhere and ha
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -34,7 +35,7 @@ CHECK = Check(
     name="input-size",
     summary="Input sizes that the strides do not divide",
     severity="info",
-    remedy="keep",
+    remedy="deploy",
     action="feed images of a neighbouring size from the table; accuracy at another size must be checked on data",
     fires="height or width is no multiple of the total stride although every layer rounds up, or a layer never reads"
     " the last rows or columns of its map",
@@ -76,12 +77,14 @@ def find(scene: Scene) -> Iterator[Found]:
                 " every smaller map is rounded up"
             )
         numbers = {"height": size[2], "width": size[3], "stride": max(stride), "dropped": worst, "sizes": table}
+        lines = (f"{r['height']}x{r['width']}: {r['macs']:.2f} of the arithmetic" for r in table)
         yield Found(
             message,
             tuple(lost),
             numbers,
             severity="advice" if worst >= MUCH else None,
             names=() if lost else (value.name,),
+            details=tuple(lines),
         )
 
 
@@ -92,6 +95,8 @@ def measure(scene: Scene, found: Found, timer: Timer) -> Worth | None:
     rows: list[dict[str, Any]] = []
     for row in found.numbers["sizes"]:
         other = {**sizes, value.name: (*sizes[value.name][:2], row["height"], row["width"])}
+        if time.monotonic() > timer.deadline:
+            break
         try:
             seconds = timer.latency(_opened(scene.facts.model, value.name), other)
         except ModelError:

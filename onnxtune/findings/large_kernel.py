@@ -31,7 +31,7 @@ CHECK = Check(
     quiet="depthwise and grouped kernels (they hardly factorise), k x 1 and 1 x k, convolutions over the whole map",
     guidelines=(2, 7),
     items=("A6",),
-    rules=("stack_3x3", "separable_conv", "bottleneck_conv", "cp_conv", "space_to_depth_stem"),
+    rules=("stack_3x3", "separable_conv", "bottleneck_conv", "cp_conv"),
     references=("Simonyan, Zisserman 2015, section 2.3", "Zhang, Zou, He, Sun 2015 (arXiv 1505.06798)"),
 )
 LEAST_SHARE = 0.02
@@ -46,12 +46,14 @@ def find(scene: Scene) -> Iterator[Found]:
     left = 1 - share * (1 - USUAL)
     sizes = sorted({scene.kernel(n) for n in nodes}, reverse=True)
     shown = ", ".join(f"{h}x{w}" for h, w in sizes)
+    forms = [_forms(scene, n) for n in sorted(nodes, key=lambda n: -scene.macs.get(n.key, 0))]
     yield Found(
         f"{several(len(nodes), 'dense convolution', 'dense convolutions')} of {shown} with {share:.0%} of the"
         " multiply-accumulates",
         tuple(sorted(nodes, key=lambda n: -scene.macs.get(n.key, 0))),
-        {"share_of_macs": share, "forms": [_forms(scene, n) for n in nodes]},
+        {"share_of_macs": share, "forms": forms},
         left,
+        details=tuple(_said(f) for f in forms),
         severity="info" if 1 / left < LEAST_GAIN else None,
     )
 
@@ -72,3 +74,10 @@ def _forms(scene: Scene, node: Node) -> dict[str, Any]:
         forms["stack of 3x3"] = round(stack / full, 3)
     forms["column and row"] = round((height * into * middle + width * middle * out) / full, 3)
     return forms
+
+
+def _said(forms: dict[str, Any]) -> str:
+    """ "conv1: 5x5, 64 -> 64 channels; stack of 3x3 0.72, column and row 0.4 of its arithmetic" """
+    (height, width), (into, out) = forms["kernel"], forms["channels"]
+    shares = ", ".join(f"{form} {forms[form]:g}" for form in ("stack of 3x3", "column and row") if form in forms)
+    return f"{forms['node']}: {height}x{width}, {into} -> {out} channels; {shares} of its arithmetic at equal width"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from onnxtune.channels.cost import Target, rounded
 from onnxtune.facts import Node
 from onnxtune.finding import Check, Found
 from onnxtune.scene import Scene
@@ -24,7 +25,9 @@ CHECK = Check(
     severity="advice",
     remedy="calibrate",
     action="split them at that rank and refit (with data); a bottleneck of 1x1 kernels when training anew",
-    fires="99 % of a dense layer's weight energy lies in so few directions that two layers cost less than 60 % of it",
+    fires="99 % of a dense layer's weight energy lies in so few directions that two layers (of full blocks of"
+    " channels) cost less"
+    " than 60 % of it",
     quiet="layers with less than 1 % of the arithmetic, grouped ones, spectra that need more directions",
     guidelines=(10,),
     rules=("bottleneck_conv", "split_separable"),
@@ -33,12 +36,15 @@ CHECK = Check(
 ENERGY, EXACT = 0.99, 1 - 1e-12
 LEAST_SHARE, LEAST_WIDTH, LARGEST = 0.01, 16, 16
 """Layers below these are not worth a look; as many as LARGEST are looked at."""
+LEAST_BLOCK = 8
+"""Channels between the two layers cost as if they were a multiple of the kernels' block."""
 PAYS, LEAST_GAIN = 0.6, 0.02
 """Arithmetic that is left of a layer, and that is saved of the model, at which it is worth saying."""
 
 
 def find(scene: Scene) -> Iterator[Found]:
     layers = [n for n in scene.convolutions if _candidate(scene, n)]
+    block = max(Target.of(scene.provider).block, LEAST_BLOCK)
     layers.sort(key=lambda n: -scene.macs.get(n.key, 0))
     found: list[tuple[Node, int, int, float]] = []
     exact = True
@@ -49,7 +55,7 @@ def find(scene: Scene) -> Iterator[Found]:
         flat = weight.reshape(len(weight), -1)
         energies = _spectrum(flat)
         rank = int(np.searchsorted(np.cumsum(energies) / max(float(energies.sum()), 1e-300), ENERGY)) + 1
-        ratio = rank * sum(flat.shape) / flat.size
+        ratio = rounded(rank, block) * sum(flat.shape) / flat.size
         if ratio < PAYS:
             found.append((node, rank, min(flat.shape), ratio))
             exact = exact and float(energies[rank:].sum()) <= (1 - EXACT) * float(energies.sum())
@@ -72,6 +78,7 @@ def find(scene: Scene) -> Iterator[Found]:
         tuple(n for n, *_ in found),
         {"layers": ranks, "exact": exact},
         1 - saved,
+        details=tuple(f"{r['node']}: rank {r['rank']} of {r['of']}, {r['macs']:g} of its arithmetic" for r in ranks),
         remedy="optimize" if exact else None,
         action="split them, exactly" if exact else None,
         rules=("split_separable",) if exact else None,

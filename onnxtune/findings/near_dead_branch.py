@@ -47,7 +47,7 @@ def find(scene: Scene) -> Iterator[Found]:
             dead.append((low / high, node))
     if dead:
         dead.sort(key=lambda pair: pair[0])
-        zero = all(ratio == 0 for ratio, _ in dead)
+        zero = scene.seen is None and all(ratio == 0 for ratio, _ in dead)
         known = "on your samples" if scene.seen is not None else "by their scales"
         what = several(len(dead), "residual branch", "residual branches")
         yield Found(
@@ -61,7 +61,7 @@ def find(scene: Scene) -> Iterator[Found]:
         )
 
 
-def operands(scene: Scene) -> set[str]:
+def asks(scene: Scene) -> set[str]:
     """Tensors that the user's samples are asked about."""
     return {i for node in _sums(scene) for i in node.inputs}
 

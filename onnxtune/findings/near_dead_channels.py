@@ -59,9 +59,11 @@ def find(scene: Scene) -> Iterator[Found]:
             {"near_dead": small, "exactly_zero": zero, "channels": total, "share": small / total},
             severity="warning" if small / total >= COMMON else None,
             remedy="optimize" if zero else None,
-            action="the zero ones are removed, exactly" + ("" if only else "; with data the others can be pruned, too")
+            action="the zero ones are removed, exactly, as far as the layers after allow"
+            + ("" if only else "; with data the others can be pruned, too")
             if zero
             else None,
+            rules=("remove_dead_channels",) if only else None,
         )
 
 

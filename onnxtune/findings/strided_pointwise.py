@@ -8,7 +8,7 @@ pixel is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from onnxtune.facts import Node
 from onnxtune.finding import Check, Found, several
@@ -31,24 +31,40 @@ CHECK = Check(
 
 
 def find(scene: Scene) -> Iterator[Found]:
-    maps = {n.input(0) for n in scene.convolutions if _skips(scene, n)}
-    wasted = [
-        t for t in maps if all(_skips(scene, n) for n in scene.facts.consumers(t)) and not scene.facts.is_output(t)
-    ]
+    facts = scene.facts
+    maps = {n.input(0) for n in scene.convolutions if _skips(scene, n)} - facts.inputs
+    wasted = {t for t in maps if all(_skips(scene, n) for n in facts.consumers(t)) and not facts.is_output(t)}
+    readers = [n for n in scene.convolutions if n.input(0) in wasted]
     moved = {key for p in scene.proposals("push_stride_up") for key in p.removes}
-    readers = tuple(n for n in scene.facts.nodes if n.input(0) in wasted and _skips(scene, n) and n.key in moved)
-    if not readers:
-        return
-    before = [scene.facts.by_key[key] for key in moved - {n.key for n in readers}]
-    lost = sum(scene.macs.get(n.key, 0) for n in before) / max(scene.total_macs, 1)
-    stride = max(max(scene.strides(n)) for n in readers)
-    yield Found(
-        f"{several(len(readers), '1x1 convolution reads', '1x1 convolutions read')} one of {stride**2} pixels; nobody"
-        f" reads the others, which {lost:.0%} of the arithmetic goes to make",
-        readers,
-        {"stride": stride, "share_of_macs_before": lost},
-        1 - lost * (1 - 1 / stride**2),
-    )
+    moving = tuple(n for n in readers if n.key in moved)
+    if moving:
+        before = [facts.by_key[key] for key in moved - {n.key for n in moving}]
+        lost, stride = scene.share(before), _stride(scene, moving)
+        yield Found(
+            f"{several(len(moving), '1x1 convolution reads', '1x1 convolutions read')} one of {stride**2}"
+            f" pixels; nobody"
+            f" reads the others, which {lost:.0%} of the arithmetic goes to make",
+            moving,
+            {"stride": stride, "share_of_macs_before": lost},
+            1 - lost * (1 - 1 / stride**2),
+        )
+    staying = tuple(n for n in readers if n.key not in moved)
+    if staying:
+        stride = _stride(scene, staying)
+        yield Found(
+            f"{several(len(staying), '1x1 convolution reads', '1x1 convolutions read')} one of {stride**2} pixels, and"
+            " what makes the map lets no stride pass",
+            staying,
+            {"stride": stride},
+            severity="info",
+            remedy="retrain",
+            action="move the stride to the 3x3 kernel beside it when training anew (as in ResNet v1.5)",
+            rules=(),
+        )
+
+
+def _stride(scene: Scene, nodes: Iterable[Node]) -> int:
+    return max(max(scene.strides(n)) for n in nodes)
 
 
 def _skips(scene: Scene, node: Node) -> bool:

@@ -31,7 +31,7 @@ CHECK = Check(
     quiet="multiples of 4, fewer channels than a block (such as the image's 3), output channels",
     guidelines=(4,),
     items=("A5",),
-    rules=("pad_channels", "remove_dead_channels", "prune_channels"),
+    rules=("pad_channels",),
     references=(
         "ONNX Runtime issue 14392; nchwc_transformer.cc",
         "NVIDIA, Deep Learning Performance: Convolutional Layers User's Guide",

@@ -24,6 +24,7 @@ CHECK = Check(
     quiet="inputs without a stored value",
     items=("A1",),
     rules=("freeze_initializers",),
+    as_stored=True,
     references=("ONNX IR specification, section Graphs", "ONNX Runtime issue 6148"),
 )
 

@@ -11,6 +11,10 @@ from onnxtune.render.check_text import counted, places, to_do, totals, worth
 
 COLOURS = {"error": "bold red", "warning": "yellow", "advice": "cyan", "info": "dim"}
 INDENT = 10
+DETAILS = 3
+"""Lines of details that are shown without -v."""
+SHORT = 5
+"""Details that fit behind a hint."""
 
 
 def show(report: CheckReport, *, verbose: int = 0, console: Console | None = None) -> None:
@@ -28,6 +32,10 @@ def _full(finding: Finding, out: Console, verbose: int) -> None:
     head = f"[{colour}]{finding.severity:7}[/] [bold]{finding.code}[/] {finding.name}: {escape(finding.message)}"
     out.print(Padding(head, (0, 0, 0, 2)))
     lines = [f"[dim]at[/] {escape(places(finding.nodes, 1000 if verbose else 4))}"] if finding.nodes else []
+    shown = finding.details if verbose else finding.details[:DETAILS]
+    lines += [escape(text) for text in shown]
+    if len(finding.details) > len(shown):
+        lines.append(f"[dim]... and {len(finding.details) - len(shown)} more (-v shows all)[/]")
     lines.append(f"[dim]do[/] {escape(to_do(finding))}")
     if worth(finding.worth):
         lines.append(f"[dim]worth[/] {escape(worth(finding.worth))}")
@@ -37,7 +45,11 @@ def _full(finding: Finding, out: Console, verbose: int) -> None:
 
 def _brief(finding: Finding, out: Console) -> None:
     value = f"; {worth(finding.worth)}" if worth(finding.worth) else ""
-    do = f" [dim]({escape(REMEDIES[finding.remedy])})[/]" if finding.remedy != "keep" else ""
+    table = f" ({', '.join(finding.details)})" if 0 < len(finding.details) <= SHORT else ""
+    do = f" [dim]({escape(REMEDIES[finding.remedy])})[/]"
     out.print(
-        Padding(f"[dim]info[/]    {finding.code} {finding.name}: {escape(finding.message + value)}{do}", (0, 0, 0, 2))
+        Padding(
+            f"[dim]info[/]    {finding.code} {finding.name}: {escape(finding.message + table + value)}{do}",
+            (0, 0, 0, 2),
+        )
     )

@@ -56,10 +56,10 @@ def to_do(finding: Finding) -> str:
 def explain(checker: Checker) -> str:
     """Everything about a check, as plain text."""
     card = checker.card
-    parts = [f"{card.code} {card.name}", card.summary, "", checker.explanation, ""]
+    parts = [f"{card.code} {card.name}", "", checker.explanation, ""]
     parts += [f"Severity: {card.severity}, unless the numbers say otherwise", f"To do: {REMEDIES[card.remedy]}"]
-    parts += [textwrap.indent(card.action, "  "), "", "Fires when:", f"  {card.fires}"]
-    parts += ["", "Stays quiet for:", f"  {card.quiet}"]
+    parts += [_indented(card.action), "", "Fires when:", _indented(card.fires)]
+    parts += ["", "Stays quiet for:", _indented(card.quiet)]
     if card.rules:
         parts += ["", f"Rules that do it: {', '.join(card.rules)} (`onnxtune rules explain NAME`)"]
     if card.guidelines:
@@ -74,6 +74,10 @@ def listing(checkers: Iterable[Checker]) -> str:
     cards = [c.card for c in checkers]
     width = max((len(c.name) for c in cards), default=0)
     return "\n".join(f"{c.code}  {c.name:{width}}  {c.severity:8}{c.summary}" for c in cards)
+
+
+def _indented(text: str) -> str:
+    return textwrap.fill(text, 96, initial_indent="  ", subsequent_indent="  ")
 
 
 def _short(count: int) -> str:

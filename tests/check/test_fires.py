@@ -81,6 +81,14 @@ def strided_pointwise() -> onnx.ModelProto:
     return net.model(net.block(y, 16, 32, 1, strides=[2, 2]))
 
 
+def strided_pointwise_after_a_sum() -> onnx.ModelProto:
+    """The first residual network: the stride stands on the 1x1 kernels, behind a sum."""
+    net = Cnn("N", 16, 16, 16)
+    y = net.add("Relu", net.add("Add", net.x, net.conv(net.block(net.x, 16, 16), 16, 16)))
+    main = net.conv(net.block(y, 16, 8, 1, strides=[2, 2]), 8, 32)
+    return net.model(net.add("Add", main, net.conv(y, 16, 32, 1, strides=[2, 2])))
+
+
 def low_rank() -> onnx.ModelProto:
     net = Cnn("N", 32, 8, 8)
     narrow = net.normal(64, 6) @ net.normal(6, 32 * 9)
@@ -213,6 +221,14 @@ def decomposed_norm() -> onnx.ModelProto:
     return net.model(net.add("Div", above, net.add("Sqrt", net.add("Add", spread, tiny))))
 
 
+def decomposed_group_norm() -> onnx.ModelProto:
+    net = Cnn("N", 8, 8, 8)
+    one, zero = net.weight(np.ones(4, np.float32)), net.weight(np.zeros(4, np.float32))
+    groups = net.add("Reshape", net.conv(net.x, 8, 8), net.ints(0, 4, -1))
+    y = net.add("Reshape", net.add("InstanceNormalization", groups, one, zero), net.ints(-1, 8, 8, 8))
+    return net.model(net.classifier(net.add("Relu", y), 8))
+
+
 def layout_sandwich() -> onnx.ModelProto:
     net = Cnn("N", 8, 8, 8)
     y = net.add("Transpose", net.conv(net.x, 8, 8), perm=[0, 2, 3, 1])
@@ -264,6 +280,7 @@ FIXTURES: list[tuple[str, Callable[[], onnx.ModelProto]]] = [
     ("CK201", large_kernel),
     ("CK202", even_kernel),
     ("CK203", strided_pointwise),
+    ("CK203", strided_pointwise_after_a_sum),
     ("CK204", low_rank),
     ("CK205", deformable),
     ("CK206", mergeable_branches),
@@ -283,6 +300,7 @@ FIXTURES: list[tuple[str, Callable[[], onnx.ModelProto]]] = [
     ("CK603", training_dropout),
     ("CK604", decomposed_activation),
     ("CK604", decomposed_norm),
+    ("CK604", decomposed_group_norm),
     ("CK605", layout_sandwich),
     ("CK606", cast_chain),
     ("CK607", shape_chains),

@@ -18,6 +18,9 @@ from onnxtune.checks import checkers
 from onnxtune.cli import main
 from onnxtune.comparison import compare
 from onnxtune.errors import UsageError
+from onnxtune.guidelines import guideline_table
+from onnxtune.render.check_table import check_table
+from onnxtune.render.guidelines import guideline_markdown
 from onnxtune.trial import Timer, Trial
 
 
@@ -43,6 +46,7 @@ def run(*words: object) -> int:
     return int(stop.value.code or 0)
 
 
+SCHEMA = json.loads((Path(onnxtune.__file__).parent / "schemas" / "check-1.json").read_text(encoding="utf-8"))
 CPU = ("--providers", "cpu")
 
 
@@ -73,6 +77,7 @@ def test_several_models_as_json(head: Path, tmp_path: Path, capsys: pytest.Captu
     assert run(head, "norm.onnx", *CPU, "--json", "-") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["schema"] == 1
+    jsonschema.validate(said, SCHEMA)
     first, second = said["reports"]
     assert codes(first) == ["CK401", "CK201", "CK602"]
     assert codes(second) == ["CK603"]
@@ -106,6 +111,16 @@ def test_fail_on(level: str, code: int, head: Path, capsys: pytest.CaptureFixtur
     assert "CK401" in capsys.readouterr().out, "the findings are said in any case"
 
 
+def test_a_broken_model_does_not_hide_the_others(head: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("broken.onnx").write_bytes(b"\x00")
+    assert run("broken.onnx", head, "absent.onnx", *CPU, "--fail-on", "warning", "--json", "-") == 3
+    out, err = capsys.readouterr()
+    assert [r["model"] for r in json.loads(out)["reports"]] == ["head.onnx"]
+    assert len(err.splitlines()) == 2
+    assert "broken.onnx" in err.splitlines()[0]
+    assert "absent.onnx" in err.splitlines()[1]
+
+
 def test_quiet(head: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(head, *CPU, "-q", "--fail-on", "warning") == 1
     assert capsys.readouterr().out == ""
@@ -126,6 +141,25 @@ def test_a_pipe_in_a_name_breaks_no_table(tmp_path: Path, capsys: pytest.Capture
     onnx.save(proto, tmp_path / "m.onnx")
     assert run("m.onnx", *CPU, "--markdown", "-", "--select", "CK401") == 0
     assert "a\\|b c" in capsys.readouterr().out.splitlines()[-2]
+
+
+def test_the_schema_is_strict(head: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(head, *CPU, "--json", "-") == 0
+    said = json.loads(capsys.readouterr().out)
+    said["reports"][0]["findings"][0]["severity"] = "grave"
+    with pytest.raises(jsonschema.ValidationError, match="grave"):
+        jsonschema.validate(said, SCHEMA)
+
+
+def test_tables_for_the_documentation() -> None:
+    rows = check_table(checkers()).splitlines()
+    assert len(rows) == 2 + len(checkers())
+    assert "| `CK401` | fc-head | warning |" in "\n".join(rows)
+    guidelines = guideline_markdown(guideline_table()).splitlines()
+    assert len(guidelines) == 2 + 14
+    assert guidelines[7].startswith("| 6 | Global Average Pooling")
+    assert "`replace_fc_head`" in guidelines[7]
+    assert "`CK401`" in guidelines[7]
 
 
 SARIF_SCHEMA = {
@@ -286,6 +320,7 @@ def test_explain_and_list(capsys: pytest.CaptureFixture[str]) -> None:
         (("head.onnx", "--select", "OT1"), 2, "unknown check 'OT1'"),
         (("head.onnx", "--json", "-", "--markdown", "-"), 2, "only one of"),
         (("head.onnx", "--sarif", "head.onnx"), 2, "that is a model"),
+        (("head.onnx", "--sarif", "a.json", "--json", "a.json"), 2, "files of their own"),
         (("head.onnx", "--json", "nowhere/x.json"), 2, "nowhere"),
         (("absent.onnx",), 3, "absent.onnx"),
         (("broken.onnx",), 3, "broken.onnx"),
@@ -388,7 +423,8 @@ def test_measured_for_real() -> None:
     assert {row["height"] for row in table} >= {32, 36, 48}
     assert all(row["seconds"] > 0 for row in table)
     assert by["CK106"].numbers["batches"][0]["images_per_second"] > 0
-    json.loads(report.to_json())
+    whole = {"schema": 1, "reports": [json.loads(report.to_json())]}
+    jsonschema.validate(whole, SCHEMA)
 
 
 # --- with samples ------------------------------------------------------------------------------
