@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from onnxtune.catalog import catalog
 from onnxtune.cli import cli
 from onnxtune.rule import Rule
 
+ROOT = Path(__file__).parents[1]
 RELIABILITY = "reliability.md"
 
 
@@ -35,6 +38,33 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Comments that name a part of the repository give way to it."""
+    del config, files
+    return with_parts(markdown) if page.file.src_uri == "ci.md" else markdown
+
+
+def with_parts(markdown: str) -> str:
+    """The guide for CI with the example workflow and the action's inputs and outputs."""
+    action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+    workflow = (ROOT / "examples" / "workflow.yml").read_text(encoding="utf-8").rstrip()
+    inputs = ["| input | default | |", "|---|---|---|"]
+    for name, told in action["inputs"].items():
+        default = "required" if told.get("required") else f"`{told['default']}`" if told["default"] else "empty"
+        inputs.append(f"| `{name}` | {default} | {told['description']} |")
+    outputs = ["| output | |", "|---|---|"]
+    outputs += [f"| `{name}` | {told['description']} |" for name, told in action["outputs"].items()]
+    parts = {
+        "examples/workflow.yml": f'```yaml title=".github/workflows/onnxtune.yml"\n{workflow}\n```',
+        "action.yml inputs": "\n".join(inputs),
+        "action.yml outputs": "\n".join(outputs),
+    }
+    for name, text in parts.items():
+        assert f"<!-- {name} -->" in markdown, name
+        markdown = markdown.replace(f"<!-- {name} -->", text)
+    return markdown
+
+
 def rules_index(rules: list[Rule]) -> str:
     lines = [
         "# Rules",
@@ -53,12 +83,11 @@ def rule_page(rule: Rule) -> str:
     kept = "kept where it saves time or lets another rule fire" if card.enabling else "kept where it is faster"
     parts = [f"# {card.name}", "", f"**{card.code}** · {card.safety} · {kept}", "", f"**{card.summary}.**", ""]
     parts += [" ".join(card.why.split()), ""]
-    for heading, items in (("Fires on", card.fires), ("Declines", card.declines), ("References", card.references)):
+    for heading, items in (("Fires on", card.fires), ("Declines", card.declines)):
         if items:
             parts += [f"## {heading}", "", *(f"- {item}" for item in items), ""]
-    drawing = getattr(card, "drawing", None)
-    if drawing:
-        parts += ["## Before and after", "", *_fenced(drawing.before), "", *_fenced(drawing.after), ""]
+    if card.drawing is not None:
+        parts += ["## Before and after", "", *_fenced(card.drawing.before), "", *_fenced(card.drawing.after), ""]
     if card.pattern is not None:
         parts += ["## Pattern", "", "In ONNX's own text syntax:", "", *_fenced(card.pattern.text), ""]
     if card.settings:
@@ -68,8 +97,9 @@ def rule_page(rule: Rule) -> str:
         parts += [""]
     if rule.algebra:
         parts += ["## Algebra", "", *_fenced(rule.algebra), ""]
-    for item in getattr(card, "history", ()):
-        parts += [f"- {item}"]
+    for heading, items in (("References", card.references), ("History", card.history)):
+        if items:
+            parts += [f"## {heading}", "", *(f"- {item}" for item in items), ""]
     return "\n".join(parts)
 
 

@@ -23,7 +23,7 @@ from onnxtune.calibrate.points import pareto as front
 from onnxtune.calibrate.preprocess import parse as parse_preprocess
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog, choose
-from onnxtune.errors import UsageError
+from onnxtune.errors import ModelError, UsageError
 from onnxtune.feeds import Case, Feeds
 from onnxtune.free_size import with_free_size
 from onnxtune.model import Model
@@ -224,11 +224,12 @@ def optimize(
 def _profiled(report: Report, before: Model, after: Model, target: Target, seed: int) -> Report:
     """The report with where the time of an inference goes; the result only where it differs from the original."""
     sizes = {name: tuple(shape) for name, shape in report.settings["measured_sizes"].items()}
-    return replace(
-        report,
-        profile_before=profile(before, target, sizes, seed=seed),
-        profile_after=profile(after, target, sizes, seed=seed) if report.kept else None,
-    )
+    try:
+        first = profile(before, target, sizes, seed=seed)
+        second = profile(after, target, sizes, seed=seed) if report.kept else None
+    except ModelError as error:  # it does not run on random inputs, such as a Reshape whose target is fed
+        return replace(report, notes=(*report.notes, f"where the time goes could not be measured: {error}"))
+    return replace(report, profile_before=first, profile_after=second)
 
 
 def _call(arguments: Mapping[str, Any]) -> str:

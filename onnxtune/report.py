@@ -146,8 +146,9 @@ class Report:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of `to_json`, as it ships beside this file."""
-    found: dict[str, Any] = json.loads(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
+    """The JSON Schema of `to_json`, as it ships with the package."""
+    path = Path(__file__).with_name("schemas") / f"report-{SCHEMA}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 

@@ -18,8 +18,9 @@ from onnxtune.comparison import Comparison
 WIDTH = 400.0
 BINS = 40
 LEFT, RIGHT = 12.0, 12.0
-FENCE = 4.0
-"""Interquartile ranges above the upper quartile up to which samples are drawn; what lies beyond is counted."""
+FENCE, LEAST = 6.0, 0.25
+"""How far above the median samples are drawn: so many times what the fast tenth lies below it, at least that share of
+it. What lies beyond is counted: on a busy machine that is other work, not the model."""
 
 
 def distributions(comparison: Comparison) -> str:
@@ -40,9 +41,9 @@ def distributions(comparison: Comparison) -> str:
 
 
 def _fence(samples: NDArray[np.float64]) -> float:
-    """The largest sample that other work on the machine has not held up, as far as one can tell."""
-    lower, upper = np.percentile(samples, [25, 75])
-    return float(samples[samples <= upper + FENCE * (upper - lower)].max())
+    """The largest sample that other work on the machine has not held up, as far as the faster half can tell."""
+    fast, middle = np.percentile(samples, [10, 50])
+    return float(samples[samples <= middle + max(FENCE * (middle - fast), LEAST * middle)].max())
 
 
 def _histogram(

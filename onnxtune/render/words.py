@@ -119,7 +119,9 @@ def latencies(comparison: Comparison) -> list[Row]:
         if count < least:
             continue
         was, now = (float(np.percentile(s, percent)) for s in (comparison.before, comparison.after))
-        rows.append(Row(label, milliseconds(was), milliseconds(now), f"{was / now:.2f}x"))
+        change = f"{was / now:.2f}x" if percent <= 50 else ""  # slower ones tell of the machine as well
+        change = f"{comparison.speedup:.2f}x" if label == "median" else change  # of the blocks' medians
+        rows.append(Row(label, milliseconds(was), milliseconds(now), change))
     return rows
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from sample_reports import (
     HOSTILE,
@@ -173,3 +174,14 @@ def test_declines_are_grouped_by_reason_with_their_places() -> None:
     text = to_html(report(kept(), *declines))
     assert "×40: a tensor is a graph output" in text
     assert "… and 10 more" in text
+
+
+def test_samples_that_the_machine_held_up_do_not_stretch_the_axis() -> None:
+    from onnxtune.render.charts import distributions
+
+    calm = report().comparison
+    assert calm is not None
+    held = np.where(np.arange(len(calm.before)) % 3 == 0, 20 * calm.before, calm.before)
+    drawn = distributions(replace(calm, before=held))
+    assert f"{(np.arange(len(held)) % 3 == 0).sum()} slower samples beyond" in drawn
+    assert "slower" not in distributions(calm)

@@ -79,3 +79,14 @@ def test_a_real_report(quick: None) -> None:
     assert again.status == "already tuned"
     assert problems(again) == []
     assert again.profile_before is None
+
+
+def test_what_does_not_run_under_the_profiler_has_a_note(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **settings: Any) -> None:
+        raise onnxtune.ModelError("net: ONNX Runtime cannot run it (a reason)")
+
+    monkeypatch.setattr("onnxtune.api.profile", refuse)
+    found = onnxtune.optimize(small(), providers="cpu", threads=1).report
+    assert found.profile_before is None
+    assert "where the time goes could not be measured: net: ONNX Runtime cannot run it (a reason)" in found.notes
+    assert problems(found) == []
