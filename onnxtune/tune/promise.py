@@ -42,6 +42,6 @@ def promise(run: Run, model: Model) -> None:
     if 0.05 * latency < total < latency:
         each = (f"{level.rule} at {level.layer.key} {1e6 * saved:.3g} us" for level, saved in chosen)
         run.notes.append(
-            f"with --calibration-data up to {latency / (latency - total):.1f}x more, by forms with at most {RATIO:.0%} of a"
-            f" layer's multiply-accumulates, timed unfitted: {', '.join(each)}"
+            f"with --calibration-data up to {latency / (latency - total):.1f}x more, by forms with at most {RATIO:.0%}"
+            f" of a layer's multiply-accumulates, timed unfitted: {', '.join(each)}"
         )
