@@ -139,7 +139,7 @@ def prune(weight: Array, seen: Moments | Rows, keep: Sequence[int], *, ridge: fl
     """The consumer's best weights on the channels `keep` alone."""
     if isinstance(seen, Rows):
         return _from_rows(weight, seen, keep)
-    out, channels, *kernel = weight.shape
+    out, _, *kernel = weight.shape
     columns = _columns(weight, keep)
     regular = _regular(seen, ridge)
     # The ridge stands for more data of the same layer: it pulls to the old weights, not to zero.
