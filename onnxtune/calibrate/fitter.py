@@ -59,6 +59,8 @@ class Fitter:
 
     def in_order(self, levels: Sequence[Level], indices: Indices) -> tuple[Model, tuple[Fitted, ...]]:
         """The network with all levels, given in its own order, each fitted to what those before have made of it."""
+        self._last.clear()  # large, and of no use here
+        self._about.clear()
         student, done = self.teacher, list[Fitted]()
         for level in levels:
 
