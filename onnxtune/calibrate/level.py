@@ -53,6 +53,10 @@ class Level:
     together: Callable[[Sequence[Any]], Level] | None = None
     """Of the parts of several levels of its rule whose regions overlap it makes one level; None: it cannot."""
 
+    def fitted(self, look: Look, rough: bool) -> Fitted:
+        """The level with its weights, by what `look` shows."""
+        return self.fit(look(self.layer, None), rough) if self.joint is None else self.joint(look, rough)
+
     @property
     def family(self) -> str:
         """Levels that differ in size only: the rule's, of one form where it has several."""

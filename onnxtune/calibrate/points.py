@@ -11,7 +11,7 @@ from typing import Any
 from onnxtune.accuracy import Drop
 from onnxtune.apply import apply
 from onnxtune.calibrate.dataset import Dataset
-from onnxtune.calibrate.level import Fitted, Level
+from onnxtune.calibrate.level import Fitted, Level, combinable
 from onnxtune.calibrate.store import FitStore
 from onnxtune.comparison import Comparison
 from onnxtune.model import Model
@@ -136,11 +136,11 @@ def described(point: Point) -> dict[str, Any]:
 
 
 def grouped(options: Sequence[Option]) -> list[tuple[Option, ...]]:
-    """Options whose regions overlap, directly or through others, together; all in the order given."""
+    """Options that can be one rewrite and whose regions overlap, directly or through others, together; all in the
+    order given."""
     groups: list[list[Option]] = []
     for option in options:
-        region = option.timed.level.unfitted
-        near = [g for g in groups if any(overlap(o.timed.level.unfitted, region) for o in g)]
+        near = [g for g in groups if any(_joins(o.timed.level, option.timed.level) for o in g)]
         groups = [g for g in groups if all(g is not n for n in near)]
         groups.append([*(o for g in near for o in g), option])
     place = {id(o): i for i, o in enumerate(options)}
@@ -148,10 +148,15 @@ def grouped(options: Sequence[Option]) -> list[tuple[Option, ...]]:
     return sorted(inside, key=lambda g: place[id(g[0])])
 
 
+def _joins(first: Level, second: Level) -> bool:
+    return combinable(first, second) and overlap(first.unfitted, second.unfitted)
+
+
 def combined(group: Sequence[Option]) -> Level:
     """The one level that a group of options is."""
     levels = [o.timed.level for o in group]
     together = levels[0].together
-    if len(levels) == 1 or together is None:
+    if len(levels) == 1:
         return levels[0]
+    assert together is not None, "only such levels are grouped"
     return together([part for level in levels for part in level.parts])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.calibrate import prune
-from onnxtune.calibrate.evidence import Evidence, too_large
+from onnxtune.calibrate.evidence import Evidence, most_rows, too_large
 from onnxtune.calibrate.layer import Layer, conv_layer
 from onnxtune.calibrate.level import Fitted, Level, Look
 from onnxtune.calibrate.moments import Array
@@ -30,7 +30,7 @@ from onnxtune.facts import Facts, Node
 from onnxtune.proposal import Decline, Proposal
 
 MOST_BYTES = 2**30
-"""What the covariances of all layers that read a class may take together."""
+"""What the covariances (or samples) of all layers that read a class may take together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,15 +108,19 @@ def _readers(channels: Channels, ids: NDArray[np.int64], nodes: Sequence[Node]) 
         if isinstance(layer, str):
             return layer
         found.append(layer)
-    if 16 * sum(r.columns**2 for r in found) > MOST_BYTES:
-        return f"{len(found)} layers read these channels: too many columns together for their covariances"
+    if sum(_bytes(r) for r in found) > MOST_BYTES:
+        return f"{len(found)} layers read these channels: too many columns together"
     return tuple(found)
+
+
+def _bytes(layer: Layer) -> int:
+    """What has to be held of a layer while channels are chosen."""
+    return 4 * most_rows(layer, 1) * layer.columns if layer.wide else 16 * layer.columns**2
 
 
 def _layer(channels: Channels, node: Node) -> Layer | str:
     if node.is_op("Conv"):
-        found = conv_layer(channels.facts, node)
-        return found if isinstance(found, str) else too_large(found) or found
+        return conv_layer(channels.facts, node)
     matrix = linear(channels, node)
     if matrix is None or not node.is_op("Gemm", "MatMul") or channels.facts.rank(node.input(0)) != 2:
         return f"{node.op_type} of this kind is not refitted"
@@ -150,7 +154,7 @@ def _level(rule: str, parts: Sequence[Part]) -> Level:
         done: list[Pruned] = []
         for number, (reader, i) in enumerate(readers):
             before = change.blinded(stays, done) if number and not rough else None
-            done.append(prune.prune(parts[i].found.kernel(reader), look(reader, before).moments, stays[i]))
+            done.append(prune.prune(parts[i].found.kernel(reader), look(reader, before).seen, stays[i]))
         error = float(np.sqrt(np.mean([p.rel_error**2 for p in done])))
         return Fitted(change.proposal(stays, done), error)
 
@@ -168,8 +172,8 @@ def _level(rule: str, parts: Sequence[Part]) -> Level:
 def _stay(part: Part, look: Look) -> tuple[int, ...]:
     """Which channels of a class do."""
     readers = part.found.readers
-    moments = [look(r, None).moments for r in readers]
-    return prune.cheapest([part.found.kernel(r) for r in readers], moments, part.found.size - part.keep)
+    seen = [look(r, None).seen for r in readers]
+    return prune.cheapest([part.found.kernel(r) for r in readers], seen, part.found.size - part.keep)
 
 
 @dataclass(frozen=True, eq=False)
