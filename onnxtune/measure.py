@@ -19,15 +19,18 @@ CLOCK_TICK = 1e-7
 LONG_CALL = 5e-3
 """Seconds from which a call refills the caches by itself."""
 
+FEWEST = 8
+"""Rounds of long calls after which a clear answer is believed."""
 BLURRED = 5
 """An interval wider than this many times the wanted precision is worth the plan's `patience`."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to measure. A comparison ends when its interval is narrower than `precision`
-    (relative), or lies clearly on one side of 1, but not before `rounds` rounds; and at the latest
-    after `duration` seconds, `patience` times as long where other work on the machine has blurred the samples."""
+    """How long to measure. A comparison ends when its interval is narrower than `precision` (relative), or
+    lies clearly on one side of 1, but not before `rounds` rounds (a clear answer that takes much longer than
+    `duration`: not before FEWEST); and at the latest after `duration` seconds, `patience` times as long where
+    other work on the machine has blurred the samples."""
 
     warmup: float = 0.05
     rounds: int = 24
@@ -82,14 +85,15 @@ def measure(before: Call, after: Call, again: Call, plan: Plan) -> Comparison:
     repeats = [max(1, round(CLOCK_STEP / t)) if t < LONG_CALL else 0 for t in times]
     started = time.perf_counter()
     taken: list[NDArray[np.float64]] = []
-    rounds = plan.rounds
+    rounds = plan.rounds if plan.rounds * sum(times) <= plan.duration else min(plan.rounds, FEWEST)
     while True:
         taken.append(interleave(calls, repeats, rounds, plan.seed + len(taken)))
         samples = np.concatenate(taken)
-        rounds = max(1, plan.rounds // 2, len(samples) // 4)  # judging takes time too: not after every few
+        early = plan.rounds - len(samples)
+        rounds = early if early > 0 else max(1, plan.rounds // 2, len(samples) // 4)  # judging takes time too
         result = compare(*samples.T, seed=plan.seed, confidence=plan.confidence)
         width = (result.high - result.low) / result.speedup
         clear = result.low > 1 + 2 * plan.precision or result.high < 1 - plan.precision
         limit = plan.duration * (plan.patience if width > BLURRED * plan.precision else 1)
-        if width < plan.precision or clear or time.perf_counter() - started > limit:
+        if clear or (early <= 0 and (width < plan.precision or time.perf_counter() - started > limit)):
             return result

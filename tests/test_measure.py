@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxtune import measure as module
-from onnxtune.measure import CLOCK_STEP, LONG_CALL, Plan, interleave, measure, warm
+from onnxtune.measure import CLOCK_STEP, FEWEST, LONG_CALL, Plan, interleave, measure, warm
 
 
 class Clock:
@@ -78,6 +78,12 @@ def test_a_clear_answer_stops_after_the_first_rounds(clock: Clock) -> None:
     assert result.verdict == "faster"
     assert len(result.before) == len(result.after) == len(result.again) == PLAN.rounds
     assert result.noise == pytest.approx(0, abs=1e-9)
+
+
+def test_a_clear_answer_of_long_calls_needs_fewer_rounds(clock: Clock) -> None:
+    result = measure(clock.call("a", 2.0), clock.call("b", 1.0), clock.call("c", 2.0), PLAN)
+    assert result.verdict == "faster"
+    assert len(result.before) == FEWEST < PLAN.rounds
 
 
 def noisy(seed: int, center: float = 1e-2, spread: float = 0.3) -> Callable[[], float]:
