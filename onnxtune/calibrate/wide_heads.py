@@ -192,7 +192,7 @@ def _leading(times: Callable[[NDArray[Any]], NDArray[Any]], size: int, number: i
     if size <= DENSE:
         values, vectors = scipy.linalg.eigh(times(np.eye(size)), subset_by_index=(size - number, size - 1))
         return values[::-1], np.asarray(vectors[:, ::-1])
-    basis = np.random.default_rng(seed).standard_normal((size, number + MORE), dtype=np.float32)
+    basis = np.random.default_rng(seed).standard_normal((size, min(size, number + MORE)), dtype=np.float32)
     for iteration in range(ITERATIONS):
         longer = times(basis)
         scaled = (longer / np.abs(longer).max()).astype(np.float32)
