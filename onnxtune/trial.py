@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.feeds import Feeds, random_feeds
 from onnxtune.measure import Make, Plan, measure, warm
-from onnxtune.model import Model
+from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Proposal
 from onnxtune.region import extract, neighbourhood
 from onnxtune.runtime import Session, Target
@@ -26,6 +27,8 @@ from onnxtune.shapes import describe
 REGION_PLAN = Plan(warmup=0.02, rounds=5, duration=0.6, precision=0.02, patience=4)
 ENABLING_PLAN = Plan(warmup=0.01, rounds=4, duration=0.15, precision=0.03)
 """For rewrites that ONNX Runtime mostly does itself: there are many, and they stay where others need them."""
+LARGE = 2**28
+"""Bytes of weights of which a second copy in memory is too much."""
 MODEL_PLAN = Plan(warmup=0.1, rounds=6, duration=1.5, precision=0.02)
 """For a rewrite of the whole model, on its way."""
 CONFIRM_PLANS = (
@@ -49,6 +52,12 @@ class Baseline:
     model: Model
     sizes: Mapping[str, tuple[int, ...]]
     feeds: Feeds
+    target: Target
+
+    @cached_property
+    def make(self) -> Make:
+        """Raises ModelError where it does not run."""
+        return tried(self.model, self.target, self.feeds)
 
 
 Cut = dict[frozenset[str] | None, Baseline | None]
@@ -101,7 +110,7 @@ class Timer:
         if model is None:
             return None
         sizes = facts.sizes if keys is None else {v.name: _static(v) for v in model.inputs}
-        return Baseline(model, sizes, random_feeds(model, sizes, self.seed))
+        return Baseline(model, sizes, random_feeds(model, sizes, self.seed), self.target)
 
     def latency(self, model: Model, sizes: Mapping[str, tuple[int, ...]]) -> float:
         """Seconds of the model's fastest inference out of a few. Raises ModelError when it does not run."""
@@ -111,7 +120,8 @@ class Timer:
 
     def models(self, before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], plan: Plan) -> Trial:
         """A/B of two models with the same inputs, with an A/A control."""
-        return self._against(Baseline(before, sizes, random_feeds(before, sizes, self.seed)), after, plan)
+        baseline = Baseline(before, sizes, random_feeds(before, sizes, self.seed), self.target)
+        return self._against(baseline, after, plan)
 
     def _against(self, baseline: Baseline, after: Model, plan: Plan) -> Trial:
         plan = replace(plan, seed=self.seed)
@@ -122,14 +132,22 @@ class Timer:
         if time.monotonic() > self.deadline:
             return Trial(None, "the time budget ran out before it was measured")
         try:
-            for model in (baseline.model, after):
-                Session(model, self.target).run(baseline.feeds)
-            first, second = (fresh(m, self.target, baseline.feeds) for m in (baseline.model, after))
-            result = measure(first, second, plan)
+            result = measure(baseline.make, tried(after, self.target, baseline.feeds), plan)
         except ModelError as error:
             return Trial(None, str(error))
         self.cache.put(key, result)
         return Trial(result)
+
+
+def tried(model: Model, target: Target, feeds: Feeds) -> Make:
+    """`fresh`, after one run has shown that the model works. One with LARGE weights is loaded once only: there is no
+    room for copies, and all its sessions are one. Raises ModelError where it does not run."""
+    session = Session(model, target)
+    session.run(feeds)
+    if tensor_bytes(model) <= LARGE:
+        return fresh(model, target, feeds)
+    runner = session.runner(feeds)
+    return lambda: runner
 
 
 def fresh(model: Model, target: Target, feeds: Feeds) -> Make:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxtune.apply import apply
 from onnxtune.calibrate import head_levels as head_levels_module
 from onnxtune.calibrate import layer as layer_module
+from onnxtune.calibrate import wide_heads
 from onnxtune.calibrate.dataset import Dataset, specs_of
 from onnxtune.calibrate.evidence import gather
 from onnxtune.calibrate.head_forms import HeadForm, grid_maps, window
@@ -145,6 +146,9 @@ def test_wide_layers_are_fitted_from_rows(form: HeadForm, monkeypatch: pytest.Mo
     assert level.layer.wide
     evidence = gather(level.layer, model, model, dataset(model, images(200)), np.arange(200), ONE, 0)
     assert evidence.gathered is None
+    first = level.fit(evidence, True).proposal.fragment.initializers  # a part of what serves larger ranks too
+    second = level.fit(evidence, False).proposal.fragment.initializers
+    assert [w.SerializeToString() for w in first] == [w.SerializeToString() for w in second]
     after, error = refitted(model, level, images(200))
     x = images(7, seed=3)
     want = run(model, x)
@@ -153,7 +157,10 @@ def test_wide_layers_are_fitted_from_rows(form: HeadForm, monkeypatch: pytest.Mo
     assert error < close
 
 
-def test_both_ways_to_fit_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dense", [1024, 4])
+def test_both_ways_to_fit_agree(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `dense` 4 the leading eigenvectors are iterated for."""
+    monkeypatch.setattr(wide_heads, "DENSE", dense)
     model = Model(head("Flatten", rng().standard_normal((J, C * H * W))))
     x, found = images(50), []
     for wide in (1000, 64):
