@@ -7,7 +7,9 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,10 +242,12 @@ def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = 
                 data.chmod(staged.stat().st_mode)
         else:
             staged.write_bytes(model.proto.SerializeToString())
-        for file in (data, staged):  # the model last: it is what names the other
-            if file.exists():
-                with file.open("r+b") as handle:  # Windows syncs only what is open for writing
-                    os.fsync(handle.fileno())
+        files = [f for f in (data, staged) if f.exists()]  # the model last: it is what names the other
+        for file in files:
+            with file.open("r+b") as handle:  # Windows syncs only what is open for writing
+                os.fsync(handle.fileno())
+        with _undisturbed():
+            for file in files:
                 file.replace(path.parent / file.name)
 
 
@@ -280,6 +284,22 @@ def writable_folder(path: Path) -> Path:
     if not os.access(path, os.W_OK):
         raise ModelError(f"{path}: the folder is read-only")
     return path
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits until two files that belong together are both in place. (It is the main thread that it comes to.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def logs(verbose: int) -> Iterator[None]:
-    """Show log records meanwhile: decisions with -v, each session and region with -vv."""
+    """Show log records meanwhile: warnings with -v (decisions are told by themselves), everything with -vv."""
     if not verbose:
         yield
         return
@@ -19,7 +19,7 @@ def logs(verbose: int) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(levelname).1s %(relativeCreated)7.0f ms %(name)s: %(message)s"))
     before = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if verbose > 1 else logging.INFO)
+    logger.setLevel(logging.DEBUG if verbose > 1 else logging.WARNING)
     try:
         yield
     finally:

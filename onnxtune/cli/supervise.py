@@ -25,6 +25,7 @@ GRACE = 10.0
 """Seconds that a child has to tidy up after Ctrl-C."""
 FAULTS = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 FOLDER = "ONNXTUNE_CRASH_NOTES"
+SAID = "said"
 INTERRUPTED = 130
 WINDOWS_FAULT = 0xC0000000
 """Exit codes from here on are what Windows calls unhandled exceptions."""
@@ -32,6 +33,12 @@ WINDOWS_FAULT = 0xC0000000
 
 def is_child() -> bool:
     return FOLDER in os.environ
+
+
+def note_said() -> None:
+    """In the child: the user has been told of the interruption."""
+    if is_child():
+        (Path(os.environ[FOLDER]) / SAID).touch()
 
 
 def follow_parent() -> None:
@@ -52,8 +59,8 @@ def supervise(words: Sequence[str], say: Callable[[str], None]) -> int:
         for _ in range(ATTEMPTS):
             code, stopped = _run(words, folder)
             if stopped:
-                if code != INTERRUPTED:
-                    say("interrupted; nothing was written")
+                if not (folder / SAID).exists():
+                    say("interrupted")
                 return INTERRUPTED
             fault = _fault(code)
             if fault is None:

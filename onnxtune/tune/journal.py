@@ -6,38 +6,39 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.proposal import Decline, ModelProposal, Proposal
 from onnxtune.propose import TIME_UP
-from onnxtune.report import Outcome, Rejected, Stage, describe
+from onnxtune.report import Kept, Outcome, Rejected, Stage, describe
+from onnxtune.steps import Step
+from onnxtune.tune.options import DecideFunction
+from onnxtune.tune.wording import why_kept
 
 LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Journal:
-    """`outcomes` so far (what is kept is added in the end), and what need not be tried again."""
+    """`outcomes` so far (what is kept is added in the end), and what need not be tried again. `decide` hears of each
+    decision when it falls."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     barred: set[str] = field(default_factory=set)
     """Rules that did not end in time: they are not asked again."""
+    decide: DecideFunction = lambda decision: None
     _refused: set[tuple[str, str, str]] = field(default_factory=set)
 
     def decline(self, declines: Iterable[Decline]) -> None:
         """Note declines, each once."""
         known = {o for o in self.outcomes if isinstance(o, Decline)}
-        new = dict.fromkeys(d for d in declines if d not in known)
-        self.outcomes += new
-        for decline in new:
+        fresh = dict.fromkeys(d for d in declines if d not in known)
+        self.outcomes += fresh
+        self.barred |= {d.rule for d in fresh if TIME_UP in d.reason}
+        for decline in fresh:
             failed = TIME_UP in decline.reason or " failed (" in decline.reason
-            LOG.log(
-                logging.WARNING if failed else logging.DEBUG,
-                "%s at '%s': %s",
-                decline.rule,
-                decline.node,
-                decline.reason,
-            )
-        self.barred |= {d.rule for d in new if TIME_UP in d.reason}
+            level = logging.WARNING if failed else logging.DEBUG
+            LOG.log(level, "%s at '%s': %s", decline.rule, decline.node, decline.reason)
+            self.decide(decline)
 
     def reject(
         self,
@@ -58,6 +59,12 @@ class Journal:
         """Note a rewrite as not kept, in place of what was said of it before."""
         self.outcomes = [o for o in self.outcomes if not (isinstance(o, Rejected) and o.rewrite == outcome.rewrite)]
         self.outcomes.append(outcome)
+        self.decide(outcome)
+
+    def take(self, steps: Iterable[Step]) -> None:
+        """Tell of rewrites that are kept for the time being."""
+        for step in steps:
+            self.decide(Kept(describe(step.proposal), step.comparison, step.error, why_kept(step)))
 
     def refused(self, proposal: Proposal) -> bool:
         return _identity(proposal) in self._refused

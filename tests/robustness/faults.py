@@ -206,7 +206,10 @@ def interrupts(folder: Path, tries: int, rng: random.Random, longest: dict[float
             elif "Traceback" in said or len(said.strip().splitlines()) != 1:
                 problem = f"it says: {said}"
             elif out.exists():
-                problem = unusable(out) or "an output although it says that nothing was written"
+                how = "exit 130, complete output"
+                problem = unusable(out) or (
+                    "" if "is written and whole" in said else f"there is an output, but it says {said}"
+                )
         shutil.rmtree(cache / "tmp", ignore_errors=True)
         count.add(how, f"try {number} after {time.monotonic() - began:.1f} s: {problem}" if problem else "")
     return count

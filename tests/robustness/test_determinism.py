@@ -17,7 +17,7 @@ from strange import classic
 
 import onnxtune
 from onnxtune import UsageError
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.measure import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,7 +115,7 @@ def test_the_same_cache_gives_the_same_file(tmp_path: Path, monkeypatch: pytest.
         calls.append(1)
         ratio = float(drawn.choice([0.8, 1.1, 1.5, 2.0]))
         one = 1e-3 * drawn.uniform(1, 1.001, 30)
-        return Comparison(one * ratio, one, one * ratio, ratio, ratio * 0.999, ratio * 1.001, 0.0, 0.99)
+        return Comparison(one * ratio, one, ratio, ratio * 0.999, ratio * 1.001, 0.0, 0.99)
 
     monkeypatch.setattr("onnxtune.trial.measure", measure)
     options: dict[str, Any] = {"threads": 1, "providers": "cpu", "plugins": False, "cache": tmp_path / "c.sqlite"}
