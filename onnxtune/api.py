@@ -223,7 +223,7 @@ def optimize(
             entries = {k: v for k, v in provenance.read(result).items() if k not in ("version", "graph_sha256")}
             result = provenance.stamp(free, entries)
     report = replace(report, reproduce=call)
-    if time_budget and report.status != "already tuned":
+    if measure and time_budget and report.status != "already tuned":
         report = _profiled(report, loaded, result, target, seed)
     return Result(result.proto, report, result)
 

@@ -111,7 +111,7 @@ def test_the_same_cache_gives_the_same_file(tmp_path: Path, monkeypatch: pytest.
     drawn = np.random.default_rng(0)
     calls = []
 
-    def measure(before: Any, after: Any, again: Any, plan: Plan) -> Comparison:
+    def measure(before: Any, after: Any, plan: Plan) -> Comparison:
         calls.append(1)
         ratio = float(drawn.choice([0.8, 1.1, 1.5, 2.0]))
         one = 1e-3 * drawn.uniform(1, 1.001, 30)

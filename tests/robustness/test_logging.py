@@ -36,11 +36,13 @@ def test_records_say_what_is_decided(caplog: pytest.LogCaptureFixture) -> None:
     assert any(level == "DEBUG" and "loaded on CPU" in text for _, level, text in said)
 
 
-@pytest.mark.parametrize(("flag", "shown"), [((), set()), (("-v",), {"I"}), (("-vv",), {"I", "D"})])
-def test_the_command_line_shows_them_when_asked(tmp_path: Path, flag: tuple[str, ...], shown: set[str]) -> None:
+@pytest.mark.parametrize(("flag", "shown"), [((), False), (("-vv",), True)])
+def test_the_command_line_shows_them_when_asked(tmp_path: Path, flag: tuple[str, ...], shown: bool) -> None:
     model = tmp_path / "model.onnx"
     onnx.save(classic(17), model)
     command = [sys.executable, "-m", "onnxtune", "optimize", str(model), *OPTIONS, *flag, "--json", "-"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert {line[0] for line in done.stderr.splitlines()} == shown
+    records = [line for line in done.stderr.splitlines() if " ms onnxtune." in line]
+    assert {line[0] for line in records} == ({"I", "D"} if shown else set())
+    assert shown or not done.stderr
     assert done.stdout.startswith("{")
