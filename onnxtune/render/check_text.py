@@ -6,7 +6,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable
 
-from onnxtune.finding import REMEDIES, SEVERITIES, Checker, CheckReport, Finding, Worth
+from onnxtune.finding import REMEDIES, SEVERITIES, Check, Checker, CheckReport, Finding, Worth
 from onnxtune.guidelines import GUIDELINES
 
 NO_GAIN = 1.005
@@ -72,10 +72,15 @@ def explain(checker: Checker) -> str:
 
 
 def listing(checkers: Iterable[Checker]) -> str:
-    """One line per check: code, name, severity, summary."""
+    """One line per check: code, name, severity, summary, guidelines."""
     cards = [c.card for c in checkers]
     width = max((len(c.name) for c in cards), default=0)
-    return "\n".join(f"{c.code}  {c.name:{width}}  {c.severity:8}{c.summary}" for c in cards)
+    return "\n".join(f"{c.code}  {c.name:{width}}  {c.severity:8}{c.summary}{_serves(c)}" for c in cards)
+
+
+def _serves(card: Check) -> str:
+    numbers = ", ".join(map(str, card.guidelines))
+    return f" (guideline{'s' if len(card.guidelines) > 1 else ''} {numbers})" if numbers else ""
 
 
 def _indented(text: str) -> str:
