@@ -19,15 +19,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxtune.compare import Comparison, compare
+from onnxtune.comparison import Comparison
 from onnxtune.measure import Plan
 from onnxtune.model import Model
 from onnxtune.runtime import Target, versions
 
-FORMAT = "2"
+FORMAT = "3"
 SMALL = 64
 """Elements up to which the value of an integer constant counts as structure (shapes, axes, indices)."""
 SMALL_FLOAT = 4
@@ -56,9 +55,9 @@ class Cache:
     def get(self, key: str, plan: Plan) -> Comparison | None:
         if key not in self._memory:
             row = self._query("SELECT samples FROM measurements WHERE key = ?", (key,))
-            samples = _samples(row[0]) if row else None
-            if samples is not None:
-                self._memory[key] = compare(*samples, seed=plan.seed, confidence=plan.confidence)
+            found = _restored(row[0], plan) if row else None
+            if found is not None:
+                self._memory[key] = found
         return self._memory.get(key)
 
     def put(self, key: str, result: Comparison) -> None:
@@ -67,7 +66,7 @@ class Cache:
         blurred = result.verdict == "no measurable change" and result.high - result.low > SHARP * result.speedup
         if self.path is None or blurred:
             return  # what a busy machine could not tell is asked again next time
-        row = (key, np.stack([result.before, result.after, result.again]).tobytes())
+        row = (key, _stored(result))
         with contextlib.suppress(OSError, sqlite3.OperationalError):  # read-only, full, locked for too long
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -113,11 +112,32 @@ class Cache:
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
 
-def _samples(blob: object) -> NDArray[np.float64] | None:
-    """Samples (3, n) from their bytes; None when they are not such bytes."""
-    if not isinstance(blob, bytes) or not blob or len(blob) % 24:
+SCALARS = ("speedup", "low", "high", "noise", "error", "blocks")
+
+
+def _stored(result: Comparison) -> bytes:
+    """The figures, how many samples there are before, and all samples, as 64-bit numbers."""
+    head = [*(float(getattr(result, name)) for name in SCALARS), float(len(result.before))]
+    return np.concatenate([head, result.before, result.after]).tobytes()
+
+
+def _restored(blob: object, plan: Plan) -> Comparison | None:
+    """A comparison from its bytes; None when they are not such bytes."""
+    count = len(SCALARS) + 1
+    if not isinstance(blob, bytes) or len(blob) % 8 or len(blob) < 8 * (count + 2):
         return None
-    return np.frombuffer(blob, np.float64).reshape(3, -1)
+    head, samples = np.split(np.frombuffer(blob, np.float64), [count])
+    *figures, first = head.tolist()
+    if not (1 <= first < len(samples) and first == int(first) and np.isfinite(samples).all() and (samples > 0).all()):
+        return None
+    known = dict(zip(SCALARS, figures, strict=True))
+    if not (known["speedup"] > 0 and known["low"] <= known["speedup"] <= known["high"] and known["blocks"] >= 1):
+        return None
+    before, after = np.split(samples, [int(first)])
+    return Comparison(
+        before, after, known["speedup"], known["low"], known["high"], known["noise"], plan.confidence,
+        int(known["blocks"]), known["error"],
+    )  # fmt: skip
 
 
 def measurement_key(

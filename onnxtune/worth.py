@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from onnxtune.apply import ApplyError, apply
 from onnxtune.calibrate.level import Level
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.finding import Checker, Found, Worth

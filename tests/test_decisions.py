@@ -10,7 +10,7 @@ import pytest
 
 import onnxtune
 from onnxtune.cli import main
-from onnxtune.compare import compare
+from onnxtune.comparison import compare
 from onnxtune.proposal import Decline
 from onnxtune.render.decision import line
 from onnxtune.report import Kept, Outcome, Rejected, Rewrite
@@ -18,7 +18,7 @@ from onnxtune.testing import model_of
 
 pytestmark = pytest.mark.usefixtures("quick")
 REWRITE = Rewrite("pad_channels", "Conv -> Conv", "conv1", 2, "exact", False, {"to": 64})
-FASTER = compare(np.full(9, 2.0), np.full(9, 1.0), np.full(9, 2.0), seed=0)
+FASTER = compare(np.full((4, 5, 2), 2.0), np.full((4, 5, 2), 1.0), seed=0)
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ import numpy as np
 from onnxtune.channels.contracting import is_depthwise, sums
 from onnxtune.channels.flow import Channels
 from onnxtune.costs import macs
+from onnxtune.devices import cpu_features
 from onnxtune.facts import Facts, Node
-from onnxtune.runtime import cpu_features
 
 SLOWNESS = ((1.28, 1.1), (1.5, 1.25))
 """Cost of one multiply-accumulate without blocks (kernels larger than 1, 1x1): low and high of what was measured."""

@@ -14,6 +14,7 @@ from onnxtune.errors import OnnxtuneError, one_line
 COMMANDS = {
     "optimize": "onnxtune.cli.optimize",
     "bench": "onnxtune.cli.bench",
+    "compare": "onnxtune.cli.compare",
     "check": "onnxtune.cli.check",
     "rules": "onnxtune.cli.rules",
     "demo": "onnxtune.cli.demo",
@@ -23,6 +24,7 @@ COMMANDS = {
 SUMMARIES = {
     "optimize": "Rewrite a model so that it runs faster; keep only what is verified and measured.",
     "bench": "Measure latency, of two models in interleaved rounds.",
+    "compare": "Say whether a second model computes what a first computes.",
     "check": "Hold models against the design guidelines: findings with numbers; changes nothing.",
     "rules": "List the rewrites, or explain one.",
     "demo": "Run the main job on a small real CNN that comes with onnxtune.",

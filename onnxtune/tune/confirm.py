@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from onnxtune import trial as plans
 from onnxtune.apply import apply
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.model import Model
 from onnxtune.report import Rejected, Report, Status
 from onnxtune.steps import Step, dependants

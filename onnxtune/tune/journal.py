@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.proposal import Decline, ModelProposal, Proposal
 from onnxtune.report import Kept, Outcome, Rejected, Stage, describe
 from onnxtune.steps import Step

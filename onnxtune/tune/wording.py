@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.steps import Step
 
 ENABLING = "lets other rules fire"

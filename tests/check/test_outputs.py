@@ -16,7 +16,7 @@ from test_fires import deformable, fc_head, large_kernel, near_dead_branch, trai
 import onnxtune
 from onnxtune.checks import checkers
 from onnxtune.cli import main
-from onnxtune.compare import compare
+from onnxtune.comparison import compare
 from onnxtune.errors import UsageError
 from onnxtune.guidelines import guideline_table
 from onnxtune.render.check_table import check_table
