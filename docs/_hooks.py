@@ -104,7 +104,9 @@ def rule_page(rule: Rule) -> str:
 
 
 def guidelines() -> str:
+    from onnxtune.checks import checkers
     from onnxtune.guidelines import guideline_table
+    from onnxtune.render.check_table import check_table
     from onnxtune.render.guidelines import guideline_markdown
 
     said = (
@@ -112,7 +114,9 @@ def guidelines() -> str:
         " training: rewrites that keep the function, rewrites that are refitted to data, and findings of"
         " `onnxtune check`."
     )
-    return "\n".join(["# Guidelines", "", said, "", guideline_markdown(guideline_table())])
+    finds = "What `onnxtune check` finds; `onnxtune check --explain CODE` says when a check fires, when not, and why."
+    tables = [guideline_markdown(guideline_table()), "", "## Checks", "", finds, "", check_table(checkers())]
+    return "\n".join(["# Guidelines", "", said, "", *tables])
 
 
 def command_pages() -> Iterator[str]:

@@ -96,6 +96,7 @@ def check(
             scene = replace(scene, seen=energies(frozen, asked, data, target, seed))
     whole = scene if frozen is stored else replace(scene, facts=Facts(stored, binding.sizes), _said={})
     found = [(c, f) for c in checks for f in c.find(whole if c.card.as_stored else scene)]
+    found.sort(key=lambda pair: -SEVERITIES.index(pair[1].severity or pair[0].card.severity))  # measured in that order
     latency = None
     if measure and target is not None:
         store = Cache(None if cache is False else cache_path() if cache is True else cache)

@@ -6,9 +6,11 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable
 
-from onnxtune.finding import REMEDIES, SEVERITIES, Checker, CheckReport, Finding, Worth
+from onnxtune.finding import REMEDIES, SEVERITIES, Check, Checker, CheckReport, Finding, Worth
 from onnxtune.guidelines import GUIDELINES
 
+NO_GAIN = 1.005
+"""Measured speed-up below which nothing is gained."""
 SHOWN = 4
 """Nodes that are named before the rest is counted."""
 
@@ -42,7 +44,7 @@ def worth(value: Worth | None) -> str:
         return f"measured: {', '.join(rows)}"
     if value.kind == "estimated":
         return f"about {value.speedup:.2f}x, estimated from {value.by}"
-    if value.speedup <= 1:
+    if value.speedup < NO_GAIN:
         return "measured: not faster here"
     return f"{value.speedup:.2f}x measured ({value.by})"
 
@@ -70,10 +72,15 @@ def explain(checker: Checker) -> str:
 
 
 def listing(checkers: Iterable[Checker]) -> str:
-    """One line per check: code, name, severity, summary."""
+    """One line per check: code, name, severity, summary, guidelines."""
     cards = [c.card for c in checkers]
     width = max((len(c.name) for c in cards), default=0)
-    return "\n".join(f"{c.code}  {c.name:{width}}  {c.severity:8}{c.summary}" for c in cards)
+    return "\n".join(f"{c.code}  {c.name:{width}}  {c.severity:8}{c.summary}{_serves(c)}" for c in cards)
+
+
+def _serves(card: Check) -> str:
+    numbers = ", ".join(map(str, card.guidelines))
+    return f" (guideline{'s' if len(card.guidelines) > 1 else ''} {numbers})" if numbers else ""
 
 
 def _indented(text: str) -> str:

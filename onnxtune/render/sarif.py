@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from onnxtune._version import __version__
 from onnxtune.checks import checkers
-from onnxtune.finding import REMEDIES, Checker, CheckReport, Finding
+from onnxtune.finding import REMEDIES, Checker, CheckReport, Finding, plain
 from onnxtune.render.check_text import to_do, worth
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -68,11 +68,5 @@ def _result(path: str, finding: Finding, index: int) -> dict[str, Any]:
         "message": {"text": text},
         "locations": [location],
         "partialFingerprints": {"onnxtune/v1": hashlib.sha256(identity.encode()).hexdigest()},
-        "properties": {"severity": finding.severity, "numbers": finding_numbers(finding)},
+        "properties": {"severity": finding.severity, "numbers": plain(finding.numbers)},
     }
-
-
-def finding_numbers(finding: Finding) -> Mapping[str, Any]:
-    """The numbers as plain JSON values."""
-    plain: Mapping[str, Any] = json.loads(json.dumps(dict(finding.numbers), default=str))
-    return plain
