@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxtune.binding import WITHOUT_GRAPH, Call, bind, bind_graph, direct, run_options
+from onnxtune.binding import WITHOUT_GRAPH, Call, bind, bind_graph, bind_graph_with_copies, direct, run_options
 from onnxtune.devices import cpu_name, gpu_name
 from onnxtune.errors import ModelError, ProviderError, UsageError
 from onnxtune.library import ort, plain, stderr_to_nowhere
@@ -93,7 +93,8 @@ class Settings:
     """How a session works, beside its provider and threads. The defaults are ONNX Runtime's own.
 
     `parallel`: independent nodes at the same time; `arena`: memory is kept for the next run; `spinning`: idle threads
-    of a run wait busily; `profile`: prefix of the file that ONNX Runtime's profiler writes ("": none).
+    of a run wait busily; `profile`: prefix of the file that ONNX Runtime's profiler writes ("": none); `optimized`:
+    file for the graph as ONNX Runtime runs it ("": none).
     """
 
     level: Level = "all"
@@ -101,6 +102,7 @@ class Settings:
     arena: bool = True
     spinning: bool = True
     profile: str = ""
+    optimized: str = ""
 
 
 class Session:
@@ -137,9 +139,10 @@ class Session:
         from the host and go back to it in every call. On other providers both are the same.
         Raises ModelError with ONNX Runtime's reason when the tensors cannot be bound.
         """
-        if include_copies or not self.target.on_gpu:
+        graph = self.target.cuda_graph
+        if not self.target.on_gpu or (include_copies and not graph):
             return direct(self.session, feeds)
-        bound = bind_graph if self.target.cuda_graph else bind
+        bound = bind if not graph else bind_graph_with_copies if include_copies else bind_graph
         try:
             return bound(self.session, feeds, "cuda", self.target.device_id)
         except Exception as error:  # see above
@@ -165,6 +168,8 @@ def create(source: bytes | str, target: Target, settings: Settings) -> Any:
     if settings.profile:
         options.enable_profiling = True
         options.profile_file_prefix = settings.profile
+    if settings.optimized:
+        options.optimized_model_filepath = settings.optimized
     if not settings.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 import pytest
 
-import onnxtune.tune
+import onnxtune.tune.run
+import onnxtune.tune.wording
 from onnxtune import Result, optimize
 from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
@@ -53,7 +54,7 @@ def saves(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, float]], li
             def latency(self, *arguments: Any) -> float:
                 return 10.0
 
-        monkeypatch.setattr(onnxtune.tune, "Timer", Table)
+        monkeypatch.setattr(onnxtune.tune.run, "Timer", Table)
         return measured
 
     return use
@@ -128,7 +129,7 @@ def test_rules_that_undo_each_other_come_to_an_end(tmp_path: Path, saves: Any) -
     source = "g (float[N, 3] x) => (float[N, 3] y) { y = Abs (x) }"
     result = tuned(tmp_path, source, "there", "back")
     assert kept(result) == ["there"]
-    assert [(r.rewrite.rule, r.reason) for r in result.report.rejected] == [("back", onnxtune.tune.UNDONE)]
+    assert [(r.rewrite.rule, r.reason) for r in result.report.rejected] == [("back", onnxtune.tune.wording.UNDONE)]
     assert measured == ["there", "back"]
 
 

@@ -12,9 +12,13 @@ from onnxtune import errors
 
 NAMES = {
     "BenchmarkReport",
+    "CheckReport",
+    "Finding",
+    "check",
     "DataError",
     "GateError",
     "ModelError",
+    "Numerics",
     "OnnxtuneError",
     "ProviderError",
     "Report",
@@ -23,7 +27,10 @@ NAMES = {
     "UsageError",
     "__version__",
     "benchmark",
+    "compare",
     "optimize",
+    "to_html",
+    "to_markdown",
 }
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import onnxtune.trial
-import onnxtune.tune
+import onnxtune.tune.rounds
 from onnxtune import ModelError, Result, RuleError, UsageError, optimize
 from onnxtune.comparison import Comparison
 from onnxtune.measure import Plan
@@ -230,7 +230,7 @@ def test_a_wrong_rewrite_is_refused_and_the_good_ones_stay(tmp_path: Path, graph
 @pytest.fixture
 def without_local_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the whole model is compared, as for regions that cannot be cut out."""
-    monkeypatch.setattr(onnxtune.tune, "_local", lambda facts, proposal, seed: (None, ""))
+    monkeypatch.setattr(onnxtune.tune.rounds, "_local", lambda facts, proposal, seed: (None, ""))
 
 
 @pytest.mark.usefixtures("without_local_check")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -20,6 +21,7 @@ from onnxtune.bench.report import BenchmarkReport
 from onnxtune.bench.run import Notify, Opener, Setup, Wish, run
 from onnxtune.bench.statistics import PERCENTILES
 from onnxtune.errors import UsageError
+from onnxtune.gpu import Wishes, copies_note, refined, with_copies
 from onnxtune.runtime import Target, resolve
 
 Source = str | os.PathLike[str] | onnx.ModelProto
@@ -41,6 +43,8 @@ def benchmark(
     percentiles: Sequence[float] = PERCENTILES,
     memory: bool = True,
     seed: int = 0,
+    wishes: Wishes | None = None,
+    include_copies: bool = False,
     opener: Opener | None = None,
     notify: Notify | None = None,
 ) -> BenchmarkReport:
@@ -59,6 +63,8 @@ def benchmark(
         percentiles: of the latency, each from 0 to 100.
         memory: load each model once more in a process of its own, to see how much memory that takes.
         seed: of inputs and order.
+        wishes: how to run on a GPU: CUDA graph, TF32, channels last, cuDNN's algorithm search.
+        include_copies: on a GPU, measure end to end: from host arrays to host arrays.
         opener: (model, feeds) -> function that makes a session and returns its call, for sessions with settings of
             one's own. None: ONNX Runtime's defaults.
         notify: called with (stage, done, total) as work proceeds.
@@ -77,15 +83,19 @@ def benchmark(
         raise UsageError("no model to measure")
     shapes = [input_shapes] if isinstance(input_shapes, Mapping) else list(input_shapes)
     _check(warmup, duration, iterations, percentiles, batch, threads, seed)
-    wishes = cases(batch, shapes)
+    wished = cases(batch, shapes)
     if inputs is not None and (batch or shapes):
         raise UsageError("--data fixes the sizes of the inputs: it does not go with --batch or --input-shapes")
-    how = plan(warmup=warmup, duration=duration, iterations=iterations, cases=len(wishes), seed=seed)
+    how = plan(warmup=warmup, duration=duration, iterations=iterations, cases=len(wished), seed=seed)
     loaded = [models_io.load(s) for s in sources]
     names = short(
         [m.name if isinstance(s, onnx.ModelProto) else os.fspath(s) for s, m in zip(sources, loaded, strict=True)]
     )
-    target = resolve(providers, provider_options, threads)
+    target = refined(resolve(providers, provider_options, threads), wishes or Wishes())
+    if include_copies and opener is not None:
+        raise UsageError("include_copies and opener: give one of them")
+    if include_copies:
+        opener = partial(with_copies, target)
     setup = Setup(
         target=target,
         plan=how,
@@ -101,6 +111,7 @@ def benchmark(
         **_target(target),
         "batch": list(batch),
         "input_shapes": [{n: list(s) for n, s in given.items()} for given in shapes],
+        "include_copies": include_copies,
         "inputs": "random" if inputs is None else "given",
         "duration": duration,
         "iterations": iterations,
@@ -108,7 +119,8 @@ def benchmark(
         "seed": seed,
         "plan": {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in asdict(how).items()},
     }
-    return run(loaded, names, wishes, setup, settings)
+    report = run(loaded, names, wished, setup, settings)
+    return replace(report, notes=(*report.notes, copies_note(target))) if include_copies else report
 
 
 def cases(batch: Sequence[int], shapes: Sequence[Shapes]) -> tuple[Wish, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 from onnxtune.bench import nvml
 from onnxtune.devices import cpu_name, physical_cores, usable_cores
 from onnxtune.errors import ModelError, ProviderError
+from onnxtune.gpu import TF32
 from onnxtune.runtime import Session, Target, probe, versions
 
 JSON = Any
@@ -46,6 +47,7 @@ def machine(target: Target) -> Mapping[str, JSON]:
         "provider": target.provider,
         "asked_options": dict(target.options),
         "provider_options": options_in_force(target),
+        "tf32_override": os.environ.get(TF32) if target.on_gpu else None,
         "threads": target.threads,
         "versions": versions(),
     }

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from onnxtune.bench.child import Request
-from onnxtune.errors import ModelError, ProviderError, one_line
+from onnxtune.bench.process import TIMEOUT, ask
 from onnxtune.feeds import Feeds
 from onnxtune.model import Model
 from onnxtune.runtime import Target, as_file
-
-TIMEOUT = 600.0
-"""Seconds after which a process that has not answered is given up."""
 
 
 @dataclass(frozen=True)
@@ -55,34 +46,5 @@ def memory(model: Model, feeds: Feeds, target: Target, *, timeout: float = TIMEO
     """
     with as_file(model) as path:
         size = sum(p.stat().st_size for p in path.parent.iterdir())
-        answer = _ask(model.name, Request(str(path), target, feeds), timeout)
-    if answer.get("kind") == "provider":
-        raise ProviderError(answer["error"])
-    if "error" in answer:
-        raise ModelError(f"{model.name}: ONNX Runtime cannot load or run it ({answer['error']})")
+        answer = ask("onnxtune.bench.child", Request(str(path), target, feeds), model.name, timeout=timeout)
     return Memory(size, answer["session_seconds"], answer["before"], answer["loaded"], answer["peak"], answer["device"])
-
-
-def _ask(name: str, request: Request, timeout: float) -> dict[str, Any]:
-    """The answer of a fresh process. It imports this very package, and nothing from the current folder."""
-    home = str(Path(__file__).parents[2])
-    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
-    command = [sys.executable, "-P", "-m", "onnxtune.bench.child"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    try:
-        done = subprocess.run(
-            command, input=pickle.dumps(request), capture_output=True, env=environment, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise ModelError(f"{name}: measuring its memory took longer than {timeout:g} s") from None
-    if done.returncode < 0:
-        raise ModelError(f"{name}: the process that ran it was killed (signal {-done.returncode}): out of memory?")
-    if done.returncode:
-        raise ModelError(f"{name}: the process that ran it failed ({one_line(_last(done.stderr))})")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def _last(stderr: bytes) -> str:
-    lines = stderr.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"

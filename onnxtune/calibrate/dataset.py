@@ -16,10 +16,10 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxtune.calibrate import arrays, images
-from onnxtune.calibrate.functions import importable, named
+from onnxtune.calibrate.functions import importable, named, users_code
 from onnxtune.calibrate.labels import checked, read_labels
 from onnxtune.calibrate.preprocess import Preprocess
-from onnxtune.errors import DataError, OnnxtuneError, one_line
+from onnxtune.errors import DataError
 from onnxtune.feeds import Feeds
 from onnxtune.model import Model
 from onnxtune.shapes import Shape, describe
@@ -51,7 +51,8 @@ class Dataset:
     """`count` samples; `feeds` makes a batch of some of them. `labels` (count,) or targets (count, ...) or None.
 
     `source` says where they come from; `names`: the samples' file names where each has one; `classes`: names
-    of the classes where folders name them; `batch` is the batch size that the model fixes (None: free).
+    of the classes where folders name them; `batch` is the batch size that the model fixes (None: free); `notes`:
+    how the data were understood, where they could have meant something else.
     """
 
     source: str
@@ -63,6 +64,7 @@ class Dataset:
     digest: Callable[[], str] = field(default=lambda: "")
     names: Sequence[str] = ()
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def batch(self) -> int | None:
@@ -131,9 +133,14 @@ def specs_of(model: Model) -> tuple[Spec, ...]:
 
 @contextlib.contextmanager
 def open_dataset(
-    source: str, model: Model, *, preprocess: Preprocess | None = None, labels: str | Path | None = None
+    source: str,
+    model: Model,
+    *,
+    preprocess: Preprocess | None = None,
+    labels: str | Path | None = None,
+    flag: str = "--calibration-data",
 ) -> Iterator[Dataset]:
-    """The samples that `--calibration-data` names: NPZ, NPY, a folder of these, a folder of images, `module:function`.
+    """The samples that `flag` names: NPZ, NPY, a folder of these, a folder of images, `module:function`.
 
     Raises DataError (the file and what is wrong with it), UsageError (pillow missing, no such function).
     """
@@ -147,7 +154,7 @@ def open_dataset(
                 raise DataError(f"{path}: is neither NPZ, NPY nor a folder")
             found = _file(path, specs, scratch, preprocess)
         elif ":" in source:
-            found = _function(source, specs, scratch)
+            found = _function(source, specs, scratch, flag)
         else:
             raise DataError(f"{source}: no such file or folder")
         if found.count == 0:
@@ -161,6 +168,13 @@ def _file(path: Path, specs: tuple[Spec, ...], scratch: Path, preprocess: Prepro
     held = arrays.read_arrays(path, scratch)
     stacks = arrays.by_input(held, tuple(s.name for s in specs), path)
     count = len(next(iter(stacks.values()))) if next(iter(stacks.values())).ndim else 0
+    notes = []
+    for spec in specs:
+        axis = arrays.missing_channel(stacks[spec.name].shape, spec.shape)
+        if axis is not None:
+            sizes = _sizes(stacks[spec.name].shape[1:])
+            stacks[spec.name] = np.expand_dims(stacks[spec.name], axis + 1)
+            notes.append(f"'{spec.name}': the samples of {sizes} were taken for {_sizes(spec.shape)}, of one channel")
     for spec in specs:
         stack = stacks[spec.name]
         gray = stack.dtype == np.uint8 and preprocess is not None
@@ -176,7 +190,10 @@ def _file(path: Path, specs: tuple[Spec, ...], scratch: Path, preprocess: Prepro
     _check_row(sample(0)[specs[0].name], specs[0], f"{path}: sample 0") if count else None
     brought = next((held[k] for k in arrays.LABEL_NAMES if k in held and k not in stacks), None)
     found = None if brought is None else checked(brought, count, f"{path}: labels")
-    return Dataset(str(path), count, specs, sample, lambda i: f"{path}: sample {i}", found, lambda: _hash([path]))
+    where = lambda i: f"{path}: sample {i}"  # noqa: E731
+    return Dataset(
+        str(path), count, specs, sample, where, found, lambda: _hash([path]), notes=tuple(dict.fromkeys(notes))
+    )
 
 
 def _check_type(dtype: np.dtype[Any], spec: Spec, path: Path, preprocess: Preprocess | None) -> None:
@@ -276,23 +293,20 @@ def _image_folder(
     return Dataset(str(path), len(files), specs, sample, where, classes, lambda: _hash(files), called, tuple(names))
 
 
-def _function(source: str, specs: tuple[Spec, ...], scratch: Path) -> Dataset:
+def _function(source: str, specs: tuple[Spec, ...], scratch: Path, flag: str) -> Dataset:
     """Feeds from a user's generator, spooled to disk: each one a batch, input name -> array (or (feeds, labels))."""
-    yielded = _call(source)
+    yielded = _call(source, flag)
     spools = {s.name: (scratch / f"spool-{i}.bin").open("wb") for i, s in enumerate(specs)}
     shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
     known: list[NDArray[Any]] = []
     count = 0
     try:
-        for item in yielded:
-            feeds, labels = item if isinstance(item, tuple) else (item, None)
-            count += _spool(source, feeds, specs, spools, shapes)
-            if labels is not None:
-                known.append(np.atleast_1d(np.asarray(labels)))
-    except OnnxtuneError:
-        raise
-    except Exception as error:  # it is the user's code
-        raise DataError(f"{source}: it raised {type(error).__name__}: {one_line(error)}") from None
+        with users_code(source, DataError):
+            for item in yielded:
+                feeds, labels = item if isinstance(item, tuple) else (item, None)
+                count += _spool(source, feeds, specs, spools, shapes)
+                if labels is not None:
+                    known.append(np.atleast_1d(np.asarray(labels)))
     finally:
         for stream in spools.values():
             stream.close()
@@ -308,15 +322,10 @@ def _function(source: str, specs: tuple[Spec, ...], scratch: Path) -> Dataset:
     return Dataset(source, count, specs, sample, lambda i: f"{source}: sample {i}", labels, lambda: _hash(paths))
 
 
-def _call(source: str) -> Iterable[Any]:
-    try:
-        function = named("--calibration-data", source)
-        with importable():
-            made: Iterable[Any] = iter(function())
-    except OnnxtuneError:
-        raise
-    except Exception as error:  # the user's code
-        raise DataError(f"{source}: it raised {type(error).__name__}: {one_line(error)}") from None
+def _call(source: str, flag: str) -> Iterable[Any]:
+    function = named(flag, source)
+    with importable(), users_code(source, DataError):
+        made: Iterable[Any] = iter(function())
     return made
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,8 +60,11 @@ def checked(models: tuple[Path, ...], flags: Mapping[str, Any], *, quiet: bool) 
     return Outputs(files, baseline, str(flags["baseline"]), allowed, quiet)
 
 
-def give(report: BenchmarkReport, outputs: Outputs) -> int:
-    """Write and print everything; then the gate. Raises GateError when a model is slower than the baseline allows."""
+def give(report: BenchmarkReport, outputs: Outputs, sections: Sequence[Callable[[], None]] = ()) -> int:
+    """Write and print everything, `sections` last; then the gate.
+
+    Raises GateError when a model is slower than the baseline allows.
+    """
     from onnxtune.bench.baseline import changes
     from onnxtune.bench.report import BenchmarkReport
     from onnxtune.model import write_text
@@ -86,6 +89,9 @@ def give(report: BenchmarkReport, outputs: Outputs) -> int:
         click.echo(text(report))
         for change in found:
             click.echo(change.text)
+        for section in sections:
+            click.echo()
+            section()
     _gate(found, outputs)
     return 0
 

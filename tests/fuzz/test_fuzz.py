@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 import onnxtune
-import onnxtune.tune
+import onnxtune.tune.run
 from onnxtune.catalog import catalog
 from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
@@ -182,7 +182,7 @@ def test_whatever_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
         def latency(self, *arguments: Any) -> float:
             return 1e-3
 
-    monkeypatch.setattr(onnxtune.tune, "Timer", Die)
+    monkeypatch.setattr(onnxtune.tune.run, "Timer", Die)
 
     def check(proto: onnx.ModelProto, seed: int) -> None:
         state["rng"] = np.random.default_rng(seed)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxtune.bench import child, memory, nvml, resident
+from onnxtune.bench import child, memory, nvml, process, resident
 from onnxtune.errors import ModelError, ProviderError
 from onnxtune.model import Model
 from onnxtune.runtime import CPU, CUDA, Target
@@ -73,12 +73,12 @@ def test_nothing_in_the_current_folder_is_imported(tmp_path: Path, monkeypatch: 
     ],
 )
 def test_a_process_that_dies(code: str, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    real = memory.subprocess.run
+    real = process.subprocess.run
 
     def run(command: list[str], **settings: object) -> object:
         return real([command[0], "-c", code], **settings)
 
-    monkeypatch.setattr(memory.subprocess, "run", run)
+    monkeypatch.setattr(process.subprocess, "run", run)
     with pytest.raises(ModelError, match=f"^small.onnx: .*{says}"):
         memory.memory(SMALL, X, TARGET, timeout=0.5 if "sleep" in code else 30)
 

@@ -1,0 +1,105 @@
+"""Rounds of exact rewrites: propose, measure each region, take the best set that does not overlap, verify."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnxtune.apply import ApplyError, apply
+from onnxtune.cache import structure
+from onnxtune.costs import macs
+from onnxtune.facts import Facts
+from onnxtune.localcheck import check_region
+from onnxtune.model import Model
+from onnxtune.proposal import Decline, Proposal
+from onnxtune.propose import propose
+from onnxtune.region import extract
+from onnxtune.rule import Rule
+from onnxtune.select import select
+from onnxtune.steps import Step, step_of
+from onnxtune.tune.run import Run
+from onnxtune.tune.wording import UNDONE, no_gain, slower
+
+ROUND_LIMIT = 8
+WRITTEN = 8
+"""Multiply-accumulates that take as long as writing one value, roughly."""
+
+
+def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule]) -> list[Step]:
+    """`steps` and what these rules add to them, round after round, until nothing more is found."""
+    seen: set[str] = set()
+    for number in range(ROUND_LIMIT):
+        current = apply(base, [s.proposal for s in steps])
+        seen.add(structure(current.proto))
+        with run.stage("propose"):
+            facts = run.facts_of(current)
+            said = propose(facts, rules, run.rule_settings)
+        run.journal.decline(s for s in said if isinstance(s, Decline))
+        proposals = [p for p in said if isinstance(p, Proposal) and not run.journal.refused(p)]
+        taken = _judge(run, facts, proposals, f"round {number + 1}")
+        if not taken:
+            break
+        longer = run.verified(base, [*steps, *taken])
+        if structure(apply(base, [s.proposal for s in longer]).proto) in seen:
+            for step in taken:  # rules that undo each other would go on for ever
+                run.journal.reject(step.proposal, "select", UNDONE, step.comparison)
+        else:
+            run.journal.take(longer[len(steps) :])
+            steps = longer
+    return steps
+
+
+def _judge(run: Run, facts: Facts, proposals: Sequence[Proposal], label: str) -> list[Step]:
+    """Measure each proposal's region, then take the best set that does not overlap.
+
+    Regions with most work come first: where the time budget ends, what matters has been measured.
+    """
+    found: dict[int, Step] = {}
+    order = sorted(range(len(proposals)), key=lambda i: -_work(facts, proposals[i]))
+    for done, i in enumerate(order):
+        proposal = proposals[i]
+        run.notify(f"{label}: measuring {proposal.rule}", done, len(proposals))
+        forced = proposal.rule in run.options.force
+        with run.stage("measure"):
+            trial = run.timer.region(facts, proposal)
+        step = step_of(facts, proposal, trial.comparison, forced=forced)
+        if not (step.pays or (proposal.enabling and trial.comparison and not slower(trial.comparison))):
+            run.journal.reject(proposal, "measure", trial.problem or no_gain(trial.comparison), trial.comparison)
+            continue
+        with run.stage("verify"):
+            error, problem = _local(facts, proposal, run.options.seed)
+        if problem:
+            run.journal.reject(proposal, "verify", problem, trial.comparison)
+            continue
+        found[i] = replace(step, error=error)
+    good = [found[i] for i in sorted(found)]
+    bonus = [float(len(s.proposal.removes)) if s.forced else 1e-9 if s.proposal.enabling else 0.0 for s in good]
+    weights = [max(s.saved, 0.0) + b for s, b in zip(good, bonus, strict=True)]  # no gain may read as a small loss
+    chosen = select([s.proposal for s in good], weights)
+    for i in set(range(len(good))) - set(chosen):
+        run.journal.reject(
+            good[i].proposal, "select", "an overlapping rewrite saves more time", good[i].comparison, last=False
+        )
+    return [good[i].settled() for i in chosen]
+
+
+def _local(facts: Facts, proposal: Proposal, seed: int) -> tuple[float | None, str]:
+    """The float64 check: (error, "") when it holds or cannot be made, else (error, what broke)."""
+    if proposal.safety != "exact":
+        return None, ""
+    before = extract(facts, proposal.removes, proposal.reads)
+    if before is None:
+        return None, ""
+    try:
+        verdict = check_region(before, apply(before, [proposal]), seed, facts.ranges)
+    except ApplyError as error:
+        return None, str(error)
+    return (verdict.error if verdict.ok else None), ("" if verdict.ok is not False else verdict.reason)
+
+
+def _work(facts: Facts, proposal: Proposal) -> int:
+    """How much the removed nodes do: multiply-accumulates, and the values that they write."""
+    nodes = [facts.by_key[key] for key in proposal.removes]
+    written = (math.prod(facts.size(o) or ()) for n in nodes for o in n.outputs if o)
+    return sum(macs(facts, n) for n in nodes) + WRITTEN * sum(written)

@@ -1,0 +1,125 @@
+"""Whole-model rewrites: they go first, since they decide what the other rules get to see."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import onnx
+
+from onnxtune import trial as plans
+from onnxtune.cache import structure
+from onnxtune.errors import ModelError, one_line
+from onnxtune.model import Model
+from onnxtune.proposal import Decline, ModelProposal, Proposal
+from onnxtune.propose import propose
+from onnxtune.report import Kept, Rejected, describe
+from onnxtune.rule import Rule
+from onnxtune.steps import Step
+from onnxtune.tune.run import Run
+from onnxtune.tune.wording import ENABLING, NOT_NEEDED, no_gain, slower
+
+
+def prepare(
+    run: Run,
+) -> Model:
+    """Whole-model rewrites first: they decide what the other rules get to see.
+
+    One that is enabling and not slower stays for the time being; see `_without_idle_wholes`.
+    """
+    base = run.original
+    for rule in [r for r in run.rules if r.kind == "model"]:
+        run.notify(f"trying {rule.name}", 0, 0)
+        with run.stage("propose"):
+            proposal, after = _transformed(run, base, rule)
+        if proposal is None or after is None or structure(after.proto) == structure(base.proto):
+            continue
+        forced = rule.name in run.options.force
+        if not (rule.card.pays_alone or forced or _opens(run, base, after)):
+            run.journal.reject(proposal, "measure", NOT_NEEDED)
+            continue
+        with run.stage("verify"):
+            verdict = run.verifier.verify(after)
+        if not verdict.ok:
+            run.journal.reject(proposal, "verify", verdict.reason)
+            continue
+        with run.stage("measure"):
+            trial = run.timer.models(base, after, run.sizes, plans.MODEL_PLAN)
+        comparison = trial.comparison
+        if comparison and comparison.verdict == "faster":
+            reason = "faster"
+        elif forced:
+            reason = "forced"
+        elif rule.card.enabling and not slower(comparison):
+            reason = ENABLING
+        else:
+            run.journal.reject(proposal, "measure", trial.problem or no_gain(comparison), comparison)
+            continue
+        kept = Kept(describe(proposal), comparison, None, reason)
+        run.journal.decide(kept)
+        run.wholes.append((kept, base))
+        base = after
+    return base
+
+
+def without_idle(run: Run, base: Model, steps: Sequence[Step]) -> Model:
+    """Drop whole-model rewrites that save no time, the last one first, where the steps do as well without."""
+    while run.wholes and run.wholes[-1][0].reason == ENABLING:
+        kept, before = run.wholes[-1]
+        frozen = {i.name for i in before.proto.graph.input} - {i.name for i in base.proto.graph.input}
+        if any(not step.read.isdisjoint(frozen) for step in steps):
+            break  # a step took for constant what a caller of the model before could feed
+        if steps:
+            with run.stage("verify"):
+                verdict = run.attempt(before, steps)
+            if not verdict.ok:
+                break
+            run.verdict = verdict
+        run.wholes.pop()
+        reason = no_gain(kept.comparison) if kept.comparison else NOT_NEEDED
+        run.journal.add(Rejected(kept.rewrite, "measure", reason, kept.comparison))
+        base = before
+    return base
+
+
+def _transformed(run: Run, base: Model, rule: Rule) -> tuple[ModelProposal | None, Model | None]:
+    try:
+        changed = rule.entry(base.proto, rule.settings(run.rule_settings.get(rule.name)))
+    except Exception as error:  # simplifiers and plug-ins may raise anything; the rest goes on
+        reason = f"it failed ({type(error).__name__}: {one_line(error)}); report it to {rule.card.source}"
+        run.journal.decline([Decline(rule.name, "", reason)])
+        return None, None
+    if changed is None:
+        return None, None
+    if isinstance(changed, str):
+        run.journal.decline([Decline(rule.name, "", changed)])
+        return None, None
+    title = _node_change(base.proto, changed)
+    details = {"operators": _operator_changes(base.proto, changed)}
+    proposal = ModelProposal(rule.name, title, rule.card.safety, rule.card.enabling, details=details)
+    try:
+        return proposal, base.adopt(changed)
+    except ModelError as error:
+        run.journal.reject(proposal, "verify", str(error))
+        return None, None
+
+
+def _opens(run: Run, base: Model, after: Model) -> bool:
+    """Do pattern and graph rules find more places after the whole-model rewrite?"""
+    found = []
+    for model in (base, after):
+        rules = [r for r in run.rules if not r.card.enabling]
+        said = propose(run.facts_of(model), rules, run.rule_settings)
+        found.append(Counter(p.rule for p in said if isinstance(p, Proposal)))
+    return bool(found[1] - found[0])
+
+
+def _operator_changes(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, list[int]]:
+    """Operator -> how many there were and are, of those whose number changed."""
+    was, now = (Counter(n.op_type for n in m.graph.node) for m in (before, after))
+    return {name: [was[name], now[name]] for name in sorted(was | now) if was[name] != now[name]}
+
+
+def _node_change(before: onnx.ModelProto, after: onnx.ModelProto) -> str:
+    was, now = len(before.graph.node), len(after.graph.node)
+    return f"{was} -> {now} nodes" if was != now else f"{was} nodes"
