@@ -392,8 +392,8 @@ def test_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def region(self: Timer, facts: Any, proposal: Any) -> Trial:
         asked.append(proposal.rule)
-        before = np.full(8, 3e-4)
-        return Trial(compare(before, before / 3, before, seed=0))
+        before = np.full((4, 2, 2), 3e-4)
+        return Trial(compare(before, before / 3, seed=0))
 
     monkeypatch.setattr(Timer, "region", region)
     monkeypatch.setattr(Timer, "latency", lambda self, model, sizes: 1e-3)
