@@ -11,23 +11,34 @@ if TYPE_CHECKING:
     from onnxtune.api import Result, optimize
     from onnxtune.bench.api import benchmark
     from onnxtune.bench.report import BenchmarkReport
+    from onnxtune.checking import check
+    from onnxtune.finding import CheckReport, Finding
     from onnxtune.numerics.api import compare
     from onnxtune.numerics.result import Numerics
+    from onnxtune.render.html import to_html
+    from onnxtune.render.markdown import to_markdown
     from onnxtune.report import Report
 
 _LAZY = {
     "BenchmarkReport": "onnxtune.bench.report",
+    "CheckReport": "onnxtune.finding",
+    "Finding": "onnxtune.finding",
     "Numerics": "onnxtune.numerics.result",
     "Report": "onnxtune.report",
     "Result": "onnxtune.api",
     "benchmark": "onnxtune.bench.api",
+    "check": "onnxtune.checking",
     "compare": "onnxtune.numerics.api",
     "optimize": "onnxtune.api",
+    "to_html": "onnxtune.render.html",
+    "to_markdown": "onnxtune.render.markdown",
 }
 
 __all__ = [
     "BenchmarkReport",
+    "CheckReport",
     "DataError",
+    "Finding",
     "GateError",
     "ModelError",
     "Numerics",
@@ -39,8 +50,11 @@ __all__ = [
     "UsageError",
     "__version__",
     "benchmark",
+    "check",
     "compare",
     "optimize",
+    "to_html",
+    "to_markdown",
 ]
 
 

@@ -36,6 +36,14 @@ class No(str):
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """What a rule changes, drawn in text: operators and arrows from input to output."""
+
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
 class Card:
     """What the TOML of a rule says."""
 
@@ -53,6 +61,8 @@ class Card:
     fires: tuple[str, ...] = ()
     declines: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
+    drawing: Drawing | None = None
     pattern: Pattern | None = None
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     help: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -94,7 +104,7 @@ class Rule:
 
 
 _TEXT = {"name", "code", "summary", "why"}
-_LISTS: Mapping[str, type] = {"guidelines": int, "fires": str, "declines": str, "references": str}
+_LISTS: Mapping[str, type] = {"guidelines": int, "fires": str, "declines": str, "references": str, "history": str}
 _OTHER: Mapping[str, type] = {
     "safety": str,
     "enabling": bool,
@@ -103,7 +113,7 @@ _OTHER: Mapping[str, type] = {
     "order": int,
     "min_opset": int,
 }
-_TABLES = {"pattern", "settings", "help"}
+_TABLES = {"pattern", "settings", "help", "drawing"}
 _NAMES = ("constants", "optional", "optional_nodes")
 
 
@@ -142,7 +152,20 @@ def _card(table: Mapping[str, Any], path: Path, source: str) -> Card:
     lists: dict[str, Any] = {k: tuple(table[k]) for k in _LISTS if k in table}
     tables: dict[str, Any] = {k: MappingProxyType(table[k]) for k in ("settings", "help") if k in table}
     plain: dict[str, Any] = {k: table[k] for k in (*_TEXT, *_OTHER) if k in table}
-    return Card(**plain, **lists, **tables, pattern=_pattern(table.get("pattern"), path), source=source)
+    drawing, pattern = _drawing(table.get("drawing"), path), _pattern(table.get("pattern"), path)
+    return Card(**plain, **lists, **tables, drawing=drawing, pattern=pattern, source=source)
+
+
+def _drawing(table: Mapping[str, Any] | None, path: Path) -> Drawing | None:
+    if table is None:
+        return None
+    keys = ("before", "after")
+    _refuse_unknown(table, set(keys), path, "drawing.")
+    for key in keys:
+        if key not in table:
+            raise RuleError(f"{path}: key 'drawing.{key}' is missing")
+        _expect(table, key, str, path, "drawing.")
+    return Drawing(*(table[key].strip("\n") for key in keys))
 
 
 def _pattern(table: Mapping[str, Any] | None, path: Path) -> Pattern | None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.proposal import Proposal
+from onnxtune.subgraph import Subgraph, before_and_after
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
     """A proposal that was chosen, with its measured effect and the local check's error.
 
-    `made` and `read` are the tensors that the removed nodes made and read.
+    `made` and `read` are the tensors that the removed nodes made and read; `drawn`: what was there and what came.
     """
 
     proposal: Proposal
@@ -23,6 +24,7 @@ class Step:
     read: frozenset[str]
     error: float | None = None
     forced: bool = False
+    drawn: tuple[Subgraph | None, Subgraph | None] = (None, None)
 
     @property
     def pays(self) -> bool:
@@ -43,7 +45,7 @@ def step_of(facts: Facts, proposal: Proposal, comparison: Comparison | None, *, 
     nodes = [facts.by_key[key] for key in proposal.removes]
     made = frozenset(o for n in nodes for o in n.outputs if o)
     read = frozenset(i for n in nodes for i in (*n.inputs, *n.captured) if i)
-    return Step(proposal, comparison, made, read, forced=forced)
+    return Step(proposal, comparison, made, read, forced=forced, drawn=before_and_after(facts, proposal))
 
 
 def dependants(steps: Sequence[Step], dropped: Collection[int]) -> set[int]:

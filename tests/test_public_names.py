@@ -12,6 +12,9 @@ from onnxtune import errors
 
 NAMES = {
     "BenchmarkReport",
+    "CheckReport",
+    "Finding",
+    "check",
     "DataError",
     "GateError",
     "ModelError",
@@ -26,6 +29,8 @@ NAMES = {
     "benchmark",
     "compare",
     "optimize",
+    "to_html",
+    "to_markdown",
 }
 
 

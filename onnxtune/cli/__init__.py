@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
 from onnxtune._version import __version__
+from onnxtune.cli.welcome import completion, welcome
 from onnxtune.errors import OnnxtuneError, one_line
 
 COMMANDS = {
     "optimize": "onnxtune.cli.optimize",
     "bench": "onnxtune.cli.bench",
     "compare": "onnxtune.cli.compare",
+    "check": "onnxtune.cli.check",
     "rules": "onnxtune.cli.rules",
     "demo": "onnxtune.cli.demo",
     "doctor": "onnxtune.cli.doctor",
@@ -22,12 +25,15 @@ SUMMARIES = {
     "optimize": "Rewrite a model so that it runs faster; keep only what is verified and measured.",
     "bench": "Measure latency, of two models in interleaved rounds.",
     "compare": "Say whether a second model computes what a first computes.",
+    "check": "Hold models against the design guidelines: findings with numbers; changes nothing.",
     "rules": "List the rewrites, or explain one.",
     "demo": "Run the main job on a small real CNN that comes with onnxtune.",
     "doctor": "Say which providers really work here, and what is missing.",
     "cache": "Show or clear the measurement cache.",
 }
 INTERRUPTED = 130
+COMPLETING = "_ONNXTUNE_COMPLETE"
+"""Set by the shell when it asks for completions."""
 
 
 class LazyGroup(click.Group):
@@ -50,13 +56,18 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, SUMMARIES[name]) for name in COMMANDS])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=completion(),
+)
 @click.version_option(__version__, prog_name="onnxtune")
 def cli() -> None:
     """Make exported CNNs faster on ONNX Runtime by rewriting their structure.
 
     \b
     onnxtune demo                   see it work
+    onnxtune check model.onnx       what could be better, and by how much
     onnxtune optimize model.onnx    writes model.tuned.onnx, or says that nothing was to be gained
     onnxtune rules list             what it can do
 
@@ -68,13 +79,16 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. Tracebacks only with -vv."""
     words = sys.argv[1:] if arguments is None else arguments
+    if not words and COMPLETING not in os.environ:
+        click.echo(welcome())
+        sys.exit(0)
     debugging = any(w.startswith("-vv") for w in words)
     try:
         code = cli.main(words, prog_name="onnxtune", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=False)
-        sys.exit(0 if not words else 2)
+        sys.exit(2)
     except click.ClickException as error:
         _say(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):

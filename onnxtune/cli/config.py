@@ -53,6 +53,7 @@ def load_defaults(ctx: click.Context, parameter: click.Parameter, value: str | N
         raise UsageError(f"{source}: 'rules' must hold tables such as [rules.pad_channels]")
     if not isinstance(preprocess, Mapping):
         raise UsageError(f"{source}: 'preprocess' must be a table, such as [preprocess] with mean and std")
+    ctx.meta["onnxtune.config"] = source
     ctx.meta["onnxtune.preprocess"] = {_key(k): v for k, v in preprocess.items()}
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     ctx.meta["onnxtune.rules"] = {name: dict(settings) for name, settings in rules.items()}

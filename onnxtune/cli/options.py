@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from onnxtune.cli.config import load_defaults
 from onnxtune.errors import UsageError
@@ -97,8 +98,20 @@ def rule_options(command: F) -> F:
     """--only, --skip, --exact-only, --rules, --no-plugins."""
     for decorate in reversed(
         [
-            option("--only", multiple=True, metavar="RULE", help="Use only this rule (repeatable, or a,b)."),
-            option("--skip", multiple=True, metavar="RULE", help="Leave this rule out (repeatable, or a,b)."),
+            option(
+                "--only",
+                multiple=True,
+                metavar="RULE",
+                shell_complete=complete_rules,
+                help="Use only this rule (repeatable, or a,b).",
+            ),
+            option(
+                "--skip",
+                multiple=True,
+                metavar="RULE",
+                shell_complete=complete_rules,
+                help="Leave this rule out (repeatable, or a,b).",
+            ),
             option(
                 "--exact-only",
                 is_flag=True,
@@ -127,6 +140,15 @@ def preprocess_options(command: F) -> F:
     ):
         command = decorate(command)
     return command
+
+
+def data_options(command: F) -> F:
+    """--calibration-data for what is only looked at, and how images become inputs."""
+    return option(
+        "--calibration-data",
+        metavar="PATH",
+        help="Samples that tell what weights alone cannot; as for `optimize`.",
+    )(preprocess_options(command))
 
 
 def calibration_options(command: F) -> F:
@@ -207,6 +229,23 @@ def report_path(json_file: str | None, models: Sequence[Path]) -> Path | None:
     if path.resolve() in [m.resolve() for m in models]:
         raise UsageError(f"--json {path}: that is the model; give the report a file of its own")
     return path
+
+
+def complete_rules(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of our rules, for the shell."""
+    del ctx, parameter
+    from onnxtune.catalog import cards
+
+    return [CompletionItem(c.name, help=c.summary) for c in cards(plugins=False) if c.name.startswith(incomplete)]
+
+
+def complete_checks(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Codes of the checks, for the shell."""
+    del ctx, parameter
+    from onnxtune.checks import checkers
+
+    found = (c.card for c in checkers())
+    return [CompletionItem(c.code, help=c.summary) for c in found if c.code.startswith(incomplete.upper())]
 
 
 def words(values: tuple[str, ...]) -> tuple[str, ...]:

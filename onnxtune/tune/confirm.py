@@ -29,6 +29,7 @@ def confirm(run: Run, base: Model, steps: list[Step]) -> tuple[Model, Report]:
         with run.stage("confirm"):
             trial = last_word(run, result)
         comparison = trial.comparison
+        run.journal.decide(f"whole model with {len(kept) + len(wholes)} rewrites: {no_gain(comparison)}")
         enough = comparison and comparison.verdict == "faster" and comparison.speedup >= run.options.min_speedup
         if enough or forced:
             status: Status = "faster" if enough else "forced"

@@ -24,7 +24,7 @@ from onnxtune.tune.wording import why_kept
 def finish(
     run: Run, result: Model, status: Status, comparison: Comparison | None, wholes: list[Kept], steps: Sequence[Step]
 ) -> tuple[Model, Report]:
-    kept = [Kept(describe(s.proposal), s.comparison, s.error, why_kept(s)) for s in steps]
+    kept = [Kept(describe(s.proposal), s.comparison, s.error, why_kept(s), *s.drawn) for s in steps]
     changed = bool(wholes or kept)
     took_place = [k.rewrite for k in (*wholes, *kept)]
     others = [o for o in run.journal.outcomes if not (isinstance(o, Rejected) and o.rewrite in took_place)]
@@ -47,9 +47,10 @@ def finish(
         settings={**run.settings, "measured_sizes": {k: list(v) for k, v in run.sizes.items()}},
         seconds=dict(run.seconds),
         calibration=run.fronts,
+        source_sha256=run.original.graph_sha256(),
     )
     entries: dict[str, Any] = {
-        "source_sha256": run.original.graph_sha256(),
+        "source_sha256": report.source_sha256,
         "rules": dict(report.counts()),
         "settings": run.settings,
         "speedup": None if comparison is None else round(comparison.speedup, 3) if changed else 1.0,
@@ -80,4 +81,5 @@ def untouched(model: Model, settings: Mapping[str, Any], options: Options) -> Re
         environment=versions(),
         settings=settings,
         seconds={},
+        source_sha256=model.graph_sha256(),
     )

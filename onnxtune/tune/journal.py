@@ -7,20 +7,28 @@ from dataclasses import dataclass, field
 
 from onnxtune.comparison import Comparison
 from onnxtune.proposal import Decline, ModelProposal, Proposal
-from onnxtune.report import Outcome, Rejected, Stage, describe
+from onnxtune.report import Kept, Outcome, Rejected, Stage, describe
+from onnxtune.steps import Step
+from onnxtune.tune.options import DecideFunction
+from onnxtune.tune.wording import why_kept
 
 
 @dataclass(eq=False)
 class Journal:
-    """`outcomes` so far (what is kept is added in the end), and what need not be tried again."""
+    """`outcomes` so far (what is kept is added in the end), and what need not be tried again. `decide` hears of each
+    decision when it falls."""
 
     outcomes: list[Outcome] = field(default_factory=list)
+    decide: DecideFunction = lambda decision: None
     _refused: set[tuple[str, str, str]] = field(default_factory=set)
 
     def decline(self, declines: Iterable[Decline]) -> None:
         """Note declines, each once."""
         known = {o for o in self.outcomes if isinstance(o, Decline)}
-        self.outcomes += dict.fromkeys(d for d in declines if d not in known)
+        fresh = dict.fromkeys(d for d in declines if d not in known)
+        self.outcomes += fresh
+        for decline in fresh:
+            self.decide(decline)
 
     def reject(
         self,
@@ -40,6 +48,12 @@ class Journal:
         """Note a rewrite as not kept, in place of what was said of it before."""
         self.outcomes = [o for o in self.outcomes if not (isinstance(o, Rejected) and o.rewrite == outcome.rewrite)]
         self.outcomes.append(outcome)
+        self.decide(outcome)
+
+    def take(self, steps: Iterable[Step]) -> None:
+        """Tell of rewrites that are kept for the time being."""
+        for step in steps:
+            self.decide(Kept(describe(step.proposal), step.comparison, step.error, why_kept(step)))
 
     def refused(self, proposal: Proposal) -> bool:
         return _identity(proposal) in self._refused

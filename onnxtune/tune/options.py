@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from onnxtune.ranges import Ranges
+from onnxtune.report import Outcome
 from onnxtune.rule import Rule
 from onnxtune.runtime import Target
 from onnxtune.sizes import Sizes
@@ -16,6 +17,9 @@ BATCH = 32
 """Images at a time when throughput counts."""
 NotifyFunction = Callable[[str, int, int], None]
 """Progress: stage in words, how many of how many are done (total 0: unknown)."""
+
+DecideFunction = Callable[[Outcome | str], None]
+"""Decisions as they happen: a rewrite taken (for the time being), refused or declined; or a remark in words."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule]) -> l
             for step in taken:  # rules that undo each other would go on for ever
                 run.journal.reject(step.proposal, "select", UNDONE, step.comparison)
         else:
+            run.journal.take(longer[len(steps) :])
             steps = longer
     return steps
 

@@ -22,7 +22,7 @@ from onnxtune.sizes import bind, with_batch
 from onnxtune.steps import Step, dependants
 from onnxtune.trial import Timer
 from onnxtune.tune.journal import Journal
-from onnxtune.tune.options import BATCH, NotifyFunction, Options
+from onnxtune.tune.options import BATCH, DecideFunction, NotifyFunction, Options
 from onnxtune.verify import Verdict, Verifier
 
 
@@ -41,12 +41,13 @@ class Run:
         calibration: Calibration | None,
         notify: NotifyFunction,
         settings: Mapping[str, Any],
+        decide: DecideFunction,
     ) -> None:
         self.original, self.target, self.options = original, target, options
         self.rules = [r for r in rules if r.card.safety == "exact"]  # others need data, or only advise
         self.calibrated = [r for r in rules if r.levels is not None]
         self.calibration, self.notify, self.settings = calibration, notify, settings
-        self.journal = Journal()
+        self.journal = Journal(decide=decide)
         self.wholes: list[tuple[Kept, Model]] = []
         self.fronts: Mapping[str, Any] | None = None
         self.verdict = Verdict(True, 0.0, 0)
@@ -54,6 +55,7 @@ class Run:
         binding = bind(original, options.sizes)
         self.sizes = binding.sizes
         self.notes = [*binding.assumed, *notes_on(options.ranges)]
+        self.notes += [] if calibration is None else calibration.data.notes
         if options.objective == "throughput":
             self.sizes, free = with_batch(original, binding.sizes, options.sizes, BATCH)
             self.notes.append(f"measured at batch {BATCH}" if free else "measured at the batch that the model fixes")

@@ -55,7 +55,9 @@ def prepare(
         else:
             run.journal.reject(proposal, "measure", trial.problem or no_gain(comparison), comparison)
             continue
-        run.wholes.append((Kept(describe(proposal), comparison, None, reason), base))
+        kept = Kept(describe(proposal), comparison, None, reason)
+        run.journal.decide(kept)
+        run.wholes.append((kept, base))
         base = after
     return base
 
@@ -93,7 +95,8 @@ def _transformed(run: Run, base: Model, rule: Rule) -> tuple[ModelProposal | Non
         run.journal.decline([Decline(rule.name, "", changed)])
         return None, None
     title = _node_change(base.proto, changed)
-    proposal = ModelProposal(rule.name, title, rule.card.safety, rule.card.enabling)
+    details = {"operators": _operator_changes(base.proto, changed)}
+    proposal = ModelProposal(rule.name, title, rule.card.safety, rule.card.enabling, details=details)
     try:
         return proposal, base.adopt(changed)
     except ModelError as error:
@@ -109,6 +112,12 @@ def _opens(run: Run, base: Model, after: Model) -> bool:
         said = propose(run.facts_of(model), rules, run.rule_settings)
         found.append(Counter(p.rule for p in said if isinstance(p, Proposal)))
     return bool(found[1] - found[0])
+
+
+def _operator_changes(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, list[int]]:
+    """Operator -> how many there were and are, of those whose number changed."""
+    was, now = (Counter(n.op_type for n in m.graph.node) for m in (before, after))
+    return {name: [was[name], now[name]] for name in sorted(was | now) if was[name] != now[name]}
 
 
 def _node_change(before: onnx.ModelProto, after: onnx.ModelProto) -> str:
