@@ -88,7 +88,7 @@ def _fastest_level(rule: str, case: CaseOf, settings: Mapping[str, Any]) -> dict
 def _plain(comparison: Comparison, *, samples: bool = False) -> dict[str, Any]:
     names = ("speedup", "low", "high", "noise", "verdict")
     found = {name: getattr(comparison, name) for name in names}
-    series = {name: getattr(comparison, name).tolist() for name in ("before", "after", "again")} if samples else {}
+    series = {name: getattr(comparison, name).tolist() for name in ("before", "after")} if samples else {}
     return found | series
 
 

@@ -132,7 +132,7 @@ def _entry(results: dict[str, Measured], name: str, made: Made | None, error: fl
         **_ratio(versus),
         "error": error,
         "made": None if made is None else dict(made.facts),
-        "samples": row.samples.tolist(),
+        "samples": row.kept.tolist(),
     }
 
 

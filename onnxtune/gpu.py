@@ -64,6 +64,12 @@ def refined(target: Target, wishes: Wishes) -> Target:
     return replace(target, options=options)
 
 
+def without_graph(target: Target) -> Target:
+    """The target without a CUDA graph: replayed, its nodes do not run one by one any more."""
+    names = set(NAMES["cuda_graph"].values())
+    return replace(target, options={k: v for k, v in target.options.items() if k not in names})
+
+
 def forbid_tf32() -> None:
     """For the whole process, before its first session: float32 is multiplied as float32."""
     os.environ[TF32] = "0"

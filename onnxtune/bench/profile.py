@@ -27,6 +27,7 @@ from onnxtune.bench.tracing import Request, Subject
 from onnxtune.costs import macs
 from onnxtune.facts import Facts
 from onnxtune.feeds import Feeds
+from onnxtune.gpu import without_graph
 from onnxtune.model import Model
 from onnxtune.runtime import Target, as_file
 
@@ -128,7 +129,7 @@ def profile(
         ]
         answer = ask(
             "onnxtune.bench.tracing",
-            Request(subjects, target, seconds),
+            Request(subjects, without_graph(target), seconds),
             model.name,
             environment={"CUDA_LAUNCH_BLOCKING": "1"} if target.on_gpu else None,
         )

@@ -200,7 +200,8 @@ def test_on_a_gpu_kernels_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(profiles, "ask", ask)
     model = Model(model_of(NET, W), "net.onnx")
-    found = profile(model, {}, {"x": (1, 4, 34, 34)}, Target(CUDA))
+    found = profile(model, {}, {"x": (1, 4, 34, 34)}, Target(CUDA, {"device_id": "1", "enable_cuda_graph": "1"}))
+    assert asked["target"] == Target(CUDA, {"device_id": "1"}), "a replayed graph has no nodes to time"
     assert asked["environment"] == {"CUDA_LAUNCH_BLOCKING": "1"}
     assert "waited for" in found.how
     assert (found.layers[0].own, found.between) == (True, pytest.approx(1e-3))

@@ -154,7 +154,7 @@ def test_on_a_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
     out = Console(record=True, width=120)
     show(found, console=out)
     assert "(same model)" in out.export_text()
-    jsonschema.validate(json.loads(json.dumps(found.as_json())), schema("settings"))
+    jsonschema.validate(json.loads(json.dumps(found.as_json())), schema("runtime_settings"))
 
 
 def played(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], broken: str = "") -> None:
@@ -182,7 +182,7 @@ def test_the_best_is_confirmed_and_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert found.confirmed is not None
     assert found.confirmed.speedup == 2.0
     assert "ORT_ENABLE_BASIC" in found.code
-    jsonschema.validate(json.loads(json.dumps(found.as_json())), schema("settings"))
+    jsonschema.validate(json.loads(json.dumps(found.as_json())), schema("runtime_settings"))
     hopeless = next(t for t in found.tried if t.choice.label.endswith("extended"))
     assert (hopeless.comparison, hopeless.problem) == (None, "about 0.5x at a first look: not measured further")
     out = Console(record=True, width=120)
@@ -236,7 +236,7 @@ def run(*words: object) -> int:
 
 
 def schema(name: str) -> Any:
-    found = json.loads((Path(onnxtune.__file__).parent / f"bench/{name}.schema.json").read_text())
+    found = json.loads((Path(onnxtune.__file__).parent / f"assets/{name}.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(found)
     return found
 
@@ -262,7 +262,7 @@ def test_sections_of_the_command(
     report = json.loads(Path("report.json").read_text())
     assert report["profiles"][0]["layers"]
     jsonschema.validate(report["profiles"][0], schema("profile"))
-    jsonschema.validate(report["runtime_settings"], schema("settings"))
+    jsonschema.validate(report["runtime_settings"], schema("runtime_settings"))
     assert report["runtime_settings"]["best"] is None
 
 

@@ -95,7 +95,7 @@ def test_json_alone_on_stdout_and_as_a_file(capsys: pytest.CaptureFixture[str]) 
 def test_json_by_its_schema() -> None:
     import jsonschema
 
-    schema = json.loads((Path(onnxtune.__file__).parent / "numerics/result.schema.json").read_text())
+    schema = json.loads((Path(onnxtune.__file__).parent / "assets/compare.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     other = net(1, NET.replace("N,", "1,"))
     numbers = (
