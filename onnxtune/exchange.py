@@ -27,7 +27,7 @@ NAMINGS = np.array(
 OVERLAP = np.array([1.0, -1.0, 0.0, 0.0, 0.0, 0.0])
 ENUMERATED = 6
 """Blocks up to which all namings are gone through (6 ** 6 = 46656); from there on they are drawn."""
-DRAWS = 20_000
+DRAWS = 10_000
 
 
 def shift_interval(values: Array, weights: Array, error: float, seed: int) -> tuple[float, float, float]:
@@ -66,13 +66,13 @@ def session_interval(values: Array, error: float) -> tuple[float, float, float]:
 
     `values`: (sets, 4). For models whose sessions take so long to make that they are not made anew.
     """
-    from scipy.stats import t as student
+    from scipy.special import stdtrit
 
     sets = len(values)
     twins = np.concatenate([values[:, 0] - values[:, 1], values[:, 2] - values[:, 3]])
     spread = math.sqrt(float(np.mean(twins**2)) / 2)
     estimate = float((values @ NAMINGS[0]).mean())
-    half = float(student.ppf(1 - error / 2, 2 * sets)) * spread / math.sqrt(sets)
+    half = float(stdtrit(2 * sets, 1 - error / 2)) * spread / math.sqrt(sets)
     return estimate, estimate - half, estimate + half
 
 

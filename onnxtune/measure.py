@@ -201,15 +201,15 @@ def warm_up(call: Call, seconds: float, limit: float) -> Warmup:
 
 
 def steady(times: NDArray[np.float64], tolerance: float = 0.05) -> bool:
-    """Have the calls stopped getting faster or slower: the last third within `tolerance` of the third before it, by
-    medians, or within what these thirds scatter by themselves?"""
+    """Have the calls stopped getting faster or slower? The last third within `tolerance` of the third before it.
+
+    By lower quartiles: what other processes add to a call says nothing of whether the model has warmed up.
+    """
     third = len(times) // 3
     if third < 1:
         return False
-    last, before = times[-third:], times[-2 * third : -third]
-    middle, reference = float(np.median(last)), float(np.median(before))
-    scatter = float(np.median(np.abs(before - reference))) / math.sqrt(third)
-    return abs(middle - reference) <= max(tolerance * reference, 3 * scatter)
+    last, before = (float(np.quantile(part, 0.25)) for part in (times[-third:], times[-2 * third : -third]))
+    return abs(last - before) <= tolerance * before
 
 
 def collect(makes: Sequence[Make], plan: Plan, judge: Judge, *, steady_within: float = 0.0) -> Samples:
@@ -230,7 +230,8 @@ def collect(makes: Sequence[Make], plan: Plan, judge: Judge, *, steady_within: f
     least, most = (plan.blocks, plan.most) if sets >= plan.blocks else (sets, sets)
     rounds = max(plan.rounds, -(-plan.blocks * plan.rounds // most))
     if plan.fill:
-        turn = sum(t * (r + 1 if r else 1) for t, r in zip(np.repeat(fastest, TWINS), repeats, strict=True))
+        usual = np.repeat([float(np.median(w.times)) for w in warmups], TWINS)  # on a busy machine not the fastest
+        turn = sum(max(t, CLOCK_TICK) * (r + 1 if r else 1) for t, r in zip(usual, repeats, strict=True))
         room = max(plan.duration / most, cost / 2 if sets >= plan.blocks else 0.0)
         rounds = max(rounds, min(int(room / turn), MOST_ROUNDS))
     taken: list[NDArray[np.float64]] = []

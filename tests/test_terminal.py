@@ -20,7 +20,7 @@ SIZE = ModelSummary(10, 4_000_000, 1_000_000, {"Conv": 10})
 
 def timed(speedup: float) -> Comparison:
     rng = np.random.default_rng(0)
-    before, after = (rng.normal(m, 1e-8, (4, 5, 2)) for m in (2e-3, 2e-3 / speedup))
+    before, after = (rng.normal(m, 1e-8, (4, 10, 2)) for m in (2e-3, 2e-3 / speedup))
     return compare(before, after, seed=0)
 
 

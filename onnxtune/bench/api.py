@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,9 @@ def benchmark(
         raise UsageError("--data fixes the sizes of the inputs: it does not go with --batch or --input-shapes")
     how = plan(warmup=warmup, duration=duration, iterations=iterations, cases=len(wished), seed=seed)
     loaded = [models_io.load(s) for s in sources]
-    names = [m.name if isinstance(s, onnx.ModelProto) else os.fspath(s) for s, m in zip(sources, loaded, strict=True)]
+    names = short(
+        [m.name if isinstance(s, onnx.ModelProto) else os.fspath(s) for s, m in zip(sources, loaded, strict=True)]
+    )
     target = refined(resolve(providers, provider_options, threads), wishes or Wishes())
     if include_copies and opener is not None:
         raise UsageError("include_copies and opener: give one of them")
@@ -131,6 +134,12 @@ def cases(batch: Sequence[int], shapes: Sequence[Shapes]) -> tuple[Wish, ...]:
             label = " ".join(filter(None, (f"batch {size}" if size else "", drawn)))
             found.append(Wish(label if several else "", size, given))
     return tuple(found)
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """File names where these tell the models apart, else the paths as they are."""
+    files = [PurePath(n).name for n in names]
+    return files if len(set(files)) == len(set(names)) else list(names)
 
 
 def _target(target: Target) -> dict[str, Any]:

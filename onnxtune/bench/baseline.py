@@ -112,14 +112,14 @@ def _changes(old: Mapping[str, Any], new: BenchmarkReport, named: str) -> Iterat
 
 def change(model: str, case: str, then: NDArray[np.float64], now: NDArray[np.float64], noise: float) -> Change:
     """From samples (blocks, rounds, 2) of both runs."""
-    from scipy.stats import t as student
+    from scipy.special import stdtrit
 
     places = [np.nanmedian(np.log(s), axis=1).ravel() for s in (then, now)]
     shift = float(np.mean(places[1]) - np.mean(places[0]))
     parts = [float(np.var(p, ddof=1)) / len(p) for p in places]
     total = sum(parts)
     freedom = total**2 / sum(v**2 / (len(p) - 1) for v, p in zip(parts, places, strict=True)) if total > 0 else math.inf
-    half = float(student.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(total) if total > 0 else 0.0
+    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(total) if total > 0 else 0.0
     return Change(model, case, math.exp(shift), math.exp(shift - half), math.exp(shift + half), noise)
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from onnxtune.errors import UsageError
 from onnxtune.measure import TWINS, Plan
 
-DEFAULT = Plan(warmup=0.2, rounds=8, duration=5.0, precision=0.01, patience=2, blocks=8, most=20)
-"""At least 8 blocks: percentiles need samples even where the answer is clear at once."""
+DEFAULT = Plan(warmup=0.2, rounds=10, duration=5.0, precision=0.01, patience=4, blocks=6, most=20)
+"""At least 6 blocks: percentiles need samples even where the answer is clear at once."""
 SWEEP_DURATION = 2.0
 """Seconds for each of several cases, where nothing is said."""
 FIXED_BLOCKS = 10

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from onnxtune.bench.caveats import Caveat
 from onnxtune.bench.report import BenchmarkReport, Case, Failed, Measured, Row
 from onnxtune.bench.statistics import histogram
 from onnxtune.comparison import Comparison
@@ -26,7 +27,7 @@ def text(report: BenchmarkReport) -> str:
 def single(case: Case) -> Iterator[str]:
     """Median, mean, percentiles, minimum, scatter, throughput and histogram of each model; then the verdicts."""
     measured = case.measured
-    low, high = np.percentile(np.concatenate([m.kept for m in measured]), [1, 99])
+    low, high = _limits(measured)
     percents = [p for p, _ in measured[0].summary.percentiles if p != 50]
     wide = max(len(r.model) for r in case.rows)
     heads = ["median", "mean", *(f"p{p:g}" for p in percents), "min", "MAD"]
@@ -106,14 +107,26 @@ def _short(row: Row, result: Comparison | None) -> str:
     return f"{1e3 * row.summary.median:10.3f} {1e3 * p90:10.3f} {row.throughput:10.1f} {memory:>10}  {said}"
 
 
+def _limits(measured: tuple[Measured, ...]) -> tuple[float, float]:
+    """What the histograms span: all but the outermost percents, and no further than twice the slowest median."""
+    low, high = np.percentile(np.concatenate([m.kept for m in measured]), [1, 99])
+    return float(low), min(float(high), 2 * max(m.summary.median for m in measured))
+
+
 def _range(low: float, high: float) -> str:
     left, right = f"{1e3 * low:.3g}", f"{1e3 * high:.3g} ms"
     return left + " " * max(1, BAR - len(left) - len(right)) + right
 
 
 def _caveats(report: BenchmarkReport) -> Iterator[str]:
-    """Each once per case; in a sweep with the case's label."""
+    """Of a sweep one per kind and model, with the cases it holds for."""
+    found: dict[tuple[str, str], list[tuple[str, Caveat]]] = {}
     for case in report.cases:
         for caveat in case.caveats:
-            where = f"{case.label}: " if case.label else ""
-            yield f"warning: {where}{caveat.text}; {caveat.remedy}"
+            key = (type(caveat).__name__, getattr(caveat, "model", ""))
+            found.setdefault(key, []).append((case.label, caveat))
+    for entries in found.values():
+        label, caveat = entries[0]
+        more = f" (and {len(entries) - 1} more cases)" if len(entries) > 1 else ""
+        where = f"{label}{more}: " if label else ""
+        yield f"warning: {where}{caveat.text}; {caveat.remedy}"

@@ -51,7 +51,8 @@ def timed_levels(model: Model) -> tuple[Facts, list[Timed]]:
         if isinstance(level, Level):
             saved = LATENCY * (level.full_macs - level.macs) / level.full_macs / 2
             before = np.full(8, LATENCY)
-            found.append(Timed(level, Comparison(before, before - saved, before, 2.0, 1.9, 2.1, 0.0, 0.99)))
+            speedup = LATENCY / (LATENCY - saved)
+            found.append(Timed(level, Comparison(before, before - saved, speedup, 1.9, 2.1, 0.0, 0.99)))
     return facts, found
 
 
