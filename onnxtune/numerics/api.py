@@ -90,7 +90,9 @@ def compare(
         fed: Iterable[Batch] = user_cases(inputs)
         if data is not None:
             how, truth = parse_preprocess(preprocess or {}), None if labels is None else os.fspath(labels)
-            found = stack.enter_context(open_dataset(os.fspath(data), first, preprocess=how, labels=truth))
+            found = stack.enter_context(
+                open_dataset(os.fspath(data), first, preprocess=how, labels=truth, flag="--data")
+            )
             fed = itertools.chain(fed, batches_of(found, samples))
         elif not inputs:
             fed = (Batch(case) for case in cases(first, sizes, seed, ranges))

@@ -132,6 +132,9 @@ def test_samples_of_the_user(capsys: pytest.CaptureFixture[str]) -> None:
     assert "samples 0 to 63" in said
     assert "100%" in said
     assert run(a, b, "--data", "none.npz") == 3
+    capsys.readouterr()
+    assert run(a, b, "--data", "no_such_module:f") == 2
+    assert "--data no_such_module:f: cannot be imported" in capsys.readouterr().err
 
 
 def ranked(flip: int) -> onnx.ModelProto:
