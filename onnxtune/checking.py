@@ -96,6 +96,7 @@ def check(
             scene = replace(scene, seen=energies(frozen, asked, data, target, seed))
     whole = scene if frozen is stored else replace(scene, facts=Facts(stored, binding.sizes), _said={})
     found = [(c, f) for c in checks for f in c.find(whole if c.card.as_stored else scene)]
+    found.sort(key=lambda pair: -SEVERITIES.index(pair[1].severity or pair[0].card.severity))  # measured in that order
     latency = None
     if measure and target is not None:
         store = Cache(None if cache is False else cache_path() if cache is True else cache)
@@ -108,7 +109,7 @@ def check(
     return CheckReport(
         model=stored.name,
         findings=tuple(sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.code))),
-        notes=binding.assumed,
+        notes=(*binding.assumed, *_uncounted(scene)),
         totals={"nodes": len(scene.facts.nodes), "macs": scene.total_macs, "weight_bytes": scene.weight_bytes},
         settings={
             "select": list(select),
@@ -162,6 +163,15 @@ def _frozen(model: Model) -> Model:
         return model
     changed = own_rule("freeze_initializers").entry(model.proto, {})
     return model if changed is None else model.adopt(changed)
+
+
+def _uncounted(scene: Scene) -> list[str]:
+    """A note on layers whose arithmetic is not known."""
+    layers = [n for n in scene.facts.nodes if n.is_op("Conv", "ConvTranspose", "Gemm", "MatMul")]
+    unknown = sum(n.key not in scene.macs for n in layers)
+    if not unknown:
+        return []
+    return [f"the sizes of {unknown} of {len(layers)} layers are computed at run time; shares and sums leave them out"]
 
 
 def _assumed(model: Model, given: Mapping[str, tuple[int, ...]]) -> frozenset[str]:

@@ -77,7 +77,7 @@ def find(scene: Scene) -> Iterator[Found]:
                 " every smaller map is rounded up"
             )
         numbers = {"height": size[2], "width": size[3], "stride": max(stride), "dropped": worst, "sizes": table}
-        lines = (f"{r['height']}x{r['width']}: {r['macs']:.2f} of the arithmetic" for r in table)
+        lines = (f"{r['height']}x{r['width']}: {r['macs']:.2f}x the work" for r in table)
         yield Found(
             message,
             tuple(lost),

@@ -69,9 +69,18 @@ def asks(scene: Scene) -> set[str]:
 def _sums(scene: Scene) -> Iterator[Node]:
     facts = scene.facts
     for node in facts.nodes:
-        maps = all(len(facts.size(i) or ()) == 4 and not facts.is_constant(i) for i in node.inputs)
-        if node.is_op("Add") and maps and len({facts.size(i) for i in node.inputs}) == 1:
+        if not node.is_op("Add") or any(facts.is_constant(i) for i in node.inputs):
+            continue
+        known = {size for i in node.inputs if (size := facts.size(i)) is not None}
+        if len(known) <= 1 and all(len(size) == 4 for size in known) and _convolved(scene, node):
             yield node
+
+
+def _convolved(scene: Scene, node: Node) -> bool:
+    """Where sizes are unknown: does a convolution or its normalization make an operand?"""
+    makers = [scene.facts.producer(i) for i in node.inputs]
+    sized = any(scene.facts.size(i) is not None for i in node.inputs)
+    return sized or any(m is not None and m.is_op("Conv", "BatchNormalization") for m in makers)
 
 
 def _residual(scene: Scene, node: Node, branch: str) -> bool:

@@ -13,8 +13,8 @@ COLOURS = {"error": "bold red", "warning": "yellow", "advice": "cyan", "info": "
 INDENT = 10
 DETAILS = 3
 """Lines of details that are shown without -v."""
-SHORT = 5
-"""Details that fit behind a hint."""
+SHORT = 60
+"""Characters of details that fit behind a hint."""
 
 
 def show(report: CheckReport, *, verbose: int = 0, console: Console | None = None) -> None:
@@ -45,7 +45,8 @@ def _full(finding: Finding, out: Console, verbose: int) -> None:
 
 def _brief(finding: Finding, out: Console) -> None:
     value = f"; {worth(finding.worth)}" if worth(finding.worth) else ""
-    table = f" ({', '.join(finding.details)})" if 0 < len(finding.details) <= SHORT else ""
+    joined = ", ".join(finding.details)
+    table = f" ({joined})" if 0 < len(joined) <= SHORT else ""
     do = f" [dim]({escape(REMEDIES[finding.remedy])})[/]"
     out.print(
         Padding(

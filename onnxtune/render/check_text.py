@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from onnxtune.finding import REMEDIES, SEVERITIES, Checker, CheckReport, Finding, Worth
 from onnxtune.guidelines import GUIDELINES
 
+NO_GAIN = 1.005
+"""Measured speed-up below which nothing is gained."""
 SHOWN = 4
 """Nodes that are named before the rest is counted."""
 
@@ -42,7 +44,7 @@ def worth(value: Worth | None) -> str:
         return f"measured: {', '.join(rows)}"
     if value.kind == "estimated":
         return f"about {value.speedup:.2f}x, estimated from {value.by}"
-    if value.speedup <= 1:
+    if value.speedup < NO_GAIN:
         return "measured: not faster here"
     return f"{value.speedup:.2f}x measured ({value.by})"
 

@@ -460,3 +460,12 @@ def test_samples_tell_the_spread_of_offsets(tmp_path: Path) -> None:
         deformable(), select=["CK205"], calibration_data=tmp_path / "x.npz", providers="cpu"
     ).findings
     assert 1 < seen.numbers["largest_spread"] < 2, "sqrt(2) by the initialisation of the offsets' weights"
+
+
+def test_sizes_that_are_not_known_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    net = Cnn("N", 8, 8, 8)
+    net.inputs.append(onnx.helper.make_tensor_value_info("shape", onnx.TensorProto.INT64, [4]))
+    y = net.add("Reshape", net.block(net.x, 8, 8), "shape")
+    report = onnxtune.check(net.model(net.conv(y, 8, 8)), providers="cpu")
+    assert any("1 of 2 layers are computed at run time" in note for note in report.notes)
+    assert report.totals["macs"] == 8 * 8 * 9 * 64
