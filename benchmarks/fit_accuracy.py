@@ -92,7 +92,7 @@ def rows(shared: Shared, name: str, target: Target) -> Iterator[dict[str, Any]]:
         for level in chosen(levels):
             comparison = timer.region(facts, level.unfitted).comparison
             _, (aware,) = fitter.in_order([level], seen)
-            free = level.fit(white(level.layer, (facts.size(level.layer.y) or ())[2:], 0), True)
+            free = level.fitted(lambda layer, change: white(layer, (facts.size(layer.y) or ())[2:], 0), True)
             yield {
                 "model": name,
                 "layer": level.layer.key,

@@ -206,6 +206,8 @@ def optimize(
         )
     if folder is not None:
         _save_front(tried, folder)
+    if calibration is not None:
+        calibration.store.tidy()
     if dynamic_size and report.status != "over budget":
         free = with_free_size(result, target, seed)
         said = f"the size stays fixed: {free}" if isinstance(free, str) else "height and width are free now"
@@ -266,7 +268,7 @@ def _save_front(tried: Sequence[Point], folder: Path) -> None:
     rows = []
     for number, point in enumerate(front(tried), 1):
         name = f"point-{number}.onnx"
-        models.save(point.model, folder / name)
+        models.save(point.model(), folder / name)
         rows.append({"file": name, **described(point)})
     models.write_text(folder / "front.json", json.dumps(rows, indent=1))
 

@@ -30,6 +30,8 @@ def apply(model: Model, proposals: Sequence[Proposal], *, described: bool = Fals
     order and metadata. Raises ApplyError when the result would not be a whole graph: a node to
     remove does not exist, a tensor is read that nothing makes, a name is made twice, a cycle.
     """
+    if not proposals:
+        return model  # not a copy of all its weights
     source = model.proto.graph
     nodes = {Node(n, i).key: n for i, n in enumerate(source.node)}
     weights: dict[str, Weight] = {i.name: i for i in source.initializer}

@@ -106,14 +106,14 @@ def _seen_by_others(facts: Facts, features: str) -> str:
 
 
 def _whole_map(facts: Facts, node: Node) -> FullyConnected | No | None:
-    """A Conv whose kernel is as large as its map, without pads."""
+    """A Conv whose kernel is as large as its map, without pads; on a map of one pixel any 1x1 Conv."""
     x, w = node.input(0), facts.constant(node.input(1))
     shape = facts.shape(x)
     if w is None or w.ndim != 4 or w.dtype not in FLOATS or shape is None or shape[1:] != w.shape[1:]:
         return None
     if any(node.attribute("pads", [0])) or any(d != 1 for d in node.attribute("dilations", [1, 1])):
         return None
-    if node.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID", "") or w.shape[2:] == (1, 1):
+    if node.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID", ""):
         return None
     bias = facts.constant(node.input(2)) if node.input(2) else None
     if node.input(2) and bias is None:

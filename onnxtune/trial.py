@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from typing import NamedTuple
 
 import onnx
@@ -26,8 +27,8 @@ from onnxtune.shapes import describe
 REGION_PLAN = Plan(warmup=0.02, rounds=5, duration=0.6, precision=0.02, patience=4)
 ENABLING_PLAN = Plan(warmup=0.01, rounds=4, duration=0.15, precision=0.03)
 """For rewrites that ONNX Runtime mostly does itself: there are many, and they stay where others need them."""
-LARGE = 2**26
-"""Bytes of weights from which sessions, which stand in cycles, are not left to the garbage collector's own time."""
+LARGE = 2**28
+"""Bytes of weights of which a second copy in memory is too much."""
 MODEL_PLAN = Plan(warmup=0.1, rounds=6, duration=1.5, precision=0.02)
 """For a rewrite of the whole model, on its way."""
 CONFIRM_PLANS = (
@@ -45,6 +46,25 @@ class Trial(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Baseline:
+    """The model that others are timed against, with what it is fed. `sizes`: of its inputs."""
+
+    model: Model
+    sizes: Mapping[str, tuple[int, ...]]
+    feeds: Feeds
+    target: Target
+
+    @cached_property
+    def make(self) -> Make:
+        """Raises ModelError where it does not run."""
+        return tried(self.model, self.target, self.feeds)
+
+
+Cut = dict[frozenset[str] | None, Baseline | None]
+"""Regions that were cut out of a model, by their nodes; None: the whole model, or that it cannot be cut."""
+
+
+@dataclass(frozen=True, eq=False)
 class Timer:
     """Measures on one target. After `deadline` (time.monotonic seconds) it declines to start."""
 
@@ -59,20 +79,38 @@ class Timer:
         Where these do not run on random inputs (a Reshape whose target comes from outside), it is timed
         on the region alone; where that cannot be cut out or run either, on the whole model.
         """
+        return next(self.regions(facts, [proposal]))
+
+    def regions(self, facts: Facts, proposals: Iterable[Proposal]) -> Iterator[Trial]:
+        """`region` of each; for those in a row that change the same nodes, these are cut out and loaded once."""
+        for _, group in groupby(proposals, key=lambda p: (p.removes, p.reads)):
+            cut: Cut = {}
+            for proposal in group:
+                yield self._region(facts, proposal, cut)
+
+    def _region(self, facts: Facts, proposal: Proposal, cut: Cut) -> Trial:
         plan = ENABLING_PLAN if proposal.enabling else REGION_PLAN
         trial = Trial(None)
         for keys in (neighbourhood(facts, proposal.removes), proposal.removes, None):
-            before = facts.model if keys is None else extract(facts, keys, proposal.reads)
-            if before is None:
+            if keys not in cut:
+                cut[keys] = self._baseline(facts, keys, proposal)
+            baseline = cut[keys]
+            if baseline is None:
                 continue
-            sizes = facts.sizes if keys is None else {v.name: _static(v) for v in before.inputs}
             try:
-                trial = self.models(before, apply(before, [proposal]), sizes, plan)
+                trial = self._against(baseline, apply(baseline.model, [proposal]), plan)
             except ApplyError as error:
                 return Trial(None, str(error))
             if trial.comparison is not None or time.monotonic() > self.deadline:
                 break
         return trial
+
+    def _baseline(self, facts: Facts, keys: frozenset[str] | None, proposal: Proposal) -> Baseline | None:
+        model = facts.model if keys is None else extract(facts, keys, proposal.reads)
+        if model is None:
+            return None
+        sizes = facts.sizes if keys is None else {v.name: _static(v) for v in model.inputs}
+        return Baseline(model, sizes, random_feeds(model, sizes, self.seed), self.target)
 
     def latency(self, model: Model, sizes: Mapping[str, tuple[int, ...]]) -> float:
         """Seconds of the model's fastest inference out of a few. Raises ModelError when it does not run."""
@@ -82,24 +120,34 @@ class Timer:
 
     def models(self, before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], plan: Plan) -> Trial:
         """A/B of two models with the same inputs, with an A/A control."""
+        baseline = Baseline(before, sizes, random_feeds(before, sizes, self.seed), self.target)
+        return self._against(baseline, after, plan)
+
+    def _against(self, baseline: Baseline, after: Model, plan: Plan) -> Trial:
         plan = replace(plan, seed=self.seed)
-        key = measurement_key(before, after, sizes, self.target, plan)
+        key = measurement_key(baseline.model, after, baseline.sizes, self.target, plan)
         known = self.cache.get(key, plan)
         if known is not None:
             return Trial(known)
         if time.monotonic() > self.deadline:
             return Trial(None, "the time budget ran out before it was measured")
-        feeds = random_feeds(before, sizes, self.seed)
         try:
-            for model in (before, after):
-                Session(model, self.target).run(feeds)
-            result = measure(fresh(before, self.target, feeds), fresh(after, self.target, feeds), plan)
+            result = measure(baseline.make, tried(after, self.target, baseline.feeds), plan)
         except ModelError as error:
             return Trial(None, str(error))
         self.cache.put(key, result)
-        if tensor_bytes(before) > LARGE:
-            gc.collect()
         return Trial(result)
+
+
+def tried(model: Model, target: Target, feeds: Feeds) -> Make:
+    """`fresh`, after one run has shown that the model works. One with LARGE weights is loaded once only: there is no
+    room for copies, and all its sessions are one. Raises ModelError where it does not run."""
+    session = Session(model, target)
+    session.run(feeds)
+    if tensor_bytes(model) <= LARGE:
+        return fresh(model, target, feeds)
+    runner = session.runner(feeds)
+    return lambda: runner
 
 
 def fresh(model: Model, target: Target, feeds: Feeds) -> Make:

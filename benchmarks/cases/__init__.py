@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,14 @@ from onnxtune.testing import model_of
 
 
 class CaseOf(NamedTuple):
-    """One small model; `name` says what it is in a few words, size included."""
+    """One small model; `name` says what it is in a few words, size included.
+
+    `levels`: the settings of a rule whose levels are timed, with random weights: what data could buy.
+    """
 
     name: str
     model: onnx.ModelProto
+    levels: Mapping[str, Any] | None = None
 
 
 def discover(rules: Collection[str] = ()) -> Iterator[tuple[str, CaseOf]]:
@@ -43,6 +47,21 @@ def model(
 ) -> onnx.ModelProto:
     """A model from x to y in ONNX text; `x` and `y` are the dimensions."""
     return model_of(f"g (float[{x}] x) => (float[{y}] y) {{ {body} }}", weights)
+
+
+def conv_cases(
+    shapes: Iterable[tuple[int, int, int, int, int]], ratios: Sequence[float] = (0.25, 0.5)
+) -> Iterator[CaseOf]:
+    """Cases for rules that replace one convolution (kernel, stride, C_in, C_out, size of the output map): levels that
+    leave these shares of its multiply-accumulates."""
+    for k, stride, into, out, size in shapes:
+        body = f"c = Conv <{same(k)}, strides = [{stride}, {stride}]> (x, w, b)  y = Relu (c)"
+        weights = {"w": weights_of(out, into, k, k), "b": weights_of(out)}
+        built = model(f"N, {into}, {size * stride}, {size * stride}", body, weights)
+        name = f"{k}x{k}{f'/{stride}' if stride > 1 else ''}, {into} -> {out}, {size}x{size}"
+        for ratio in ratios:
+            settings = {"ratios": [ratio], "min_share": 0.0}
+            yield CaseOf(f"{name}: {ratio:.0%} of its multiply-accumulates", built, settings)
 
 
 def same(k: int) -> str:

@@ -11,7 +11,7 @@ import math
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -99,3 +99,14 @@ def by_input(arrays: Mapping[str, NDArray[Any]], names: tuple[str, ...], path: P
 
 LABEL_NAMES = ("labels", "label", "y", "targets")
 """Names under which a NPZ file may bring its labels along."""
+
+
+def missing_channel(stack: Sequence[int], sample: Sequence[int | str | None]) -> int | None:
+    """The axis of a sample (one channel, first or last) that a stack of samples is written without.
+
+    None where there is no such axis, or where the stack could as well be a single sample without a sample axis.
+    """
+    if len(stack) != len(sample) or len(stack) < 3 or stack[0] == 1:
+        return None
+    fits = [a for a in (0, len(sample) - 1) if sample[a] == 1 and [*stack[1:]] == [*sample[:a], *sample[a + 1 :]]]
+    return fits[0] if len(fits) == 1 else None

@@ -48,6 +48,15 @@ def back_to_outer(v: Array, gradient: Array, outer: Pair, step: Pair) -> Array:
     return out
 
 
+def shifted(v: Array, outer: Pair, step: Pair) -> Array:
+    """(M outer taps, C, *composite): what compose(., v) is linear in, row (m, p) for the weight of m at p."""
+    size = composite(outer, v.shape[2:], step)
+    out = np.zeros((len(v), *outer, v.shape[1], *size), v.dtype)
+    for (i, j), window in _windows(outer, v.shape[2:], step):
+        out[:, i, j][window] = v
+    return out.reshape(-1, v.shape[1], *size)
+
+
 def unit_kernels(channels: int, kernel: Pair) -> Array:
     """(channels, channels taps, *kernel): one tap of one channel each; compose(u, this) lists u's shifts."""
     taps = kernel[0] * kernel[1]

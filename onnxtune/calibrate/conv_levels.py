@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxtune.calibrate import solve
-from onnxtune.calibrate.evidence import Evidence, too_large
+from onnxtune.calibrate.evidence import Evidence
 from onnxtune.calibrate.forms import Factors, Form, unfitted
 from onnxtune.calibrate.layer import Layer, conv_layer
 from onnxtune.calibrate.level import Fitted, Level
@@ -23,6 +23,8 @@ from onnxtune.windows import Window
 
 ROUGH, THOROUGH = 3, 12
 """Iterations of a fit."""
+WIDE_ROUGH, WIDE_THOROUGH = 1, 4
+"""The same where all that is known of a layer is a sample of rows: they take longer, and start from more."""
 FormsOf = Callable[[Window], Iterable[Form]]
 
 
@@ -42,11 +44,9 @@ def conv_levels(facts: Facts, settings: Mapping[str, Any], rule: str, forms: For
         kernel = facts.shape(node.input(1)) or ()
         if max((k for k in kernel[2:] if isinstance(k, int)), default=1) == 1:
             continue
-        problem = layer if isinstance(layer, str) else too_large(layer)
-        if problem:
-            yield Decline(rule, node.key, problem)
+        if isinstance(layer, str):
+            yield Decline(rule, node.key, layer)
             continue
-        assert isinstance(layer, Layer), "a reason was given otherwise"
         size = (facts.size(layer.y) or ())[2:]
         if len(size) != 2 or share < settings["min_share"]:
             continue
@@ -86,12 +86,11 @@ def _level(facts: Facts, rule: str, layer: Layer, form: Form, mid: tuple[int, ..
         )
 
     def fit(evidence: Evidence, rough: bool) -> Fitted:
-        iterations = ROUGH if rough else THOROUGH
-        found = solve.fit(
-            form, layer.kernel, layer.bias, evidence.moments, mid, iterations=iterations, seed=evidence.seed
-        )
+        first, last = (WIDE_ROUGH, WIDE_THOROUGH) if layer.wide else (ROUGH, THOROUGH)
+        iterations = first if rough else last
+        found = solve.fit(form, layer.kernel, layer.bias, evidence.seen, mid, iterations=iterations, seed=evidence.seed)
         factors = found.factors
-        if layer.rectified and not rough:
+        if layer.rectified and not rough and not layer.wide:
             half = len(evidence.x) // 2  # one half to fit, one to tell whether it helped
             rows, held_out = (evidence.x[:half], evidence.y[:half]), (evidence.x[half:], evidence.y[half:])
             factors = refit_for_relu(factors, rows, held_out)

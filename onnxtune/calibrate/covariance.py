@@ -3,17 +3,13 @@
 ridge       C + lambda (tr C / d) I
 shrinkage   (1 - a) C + a (tr C / d) I with the intensity a of Ledoit and Wolf (2004):
             m = tr C / d,  d2 = |C - m I|^2,  b2 = min(d2, (mean |z|^4 - |C|^2) / n),  a = b2 / d2
-kronecker   C[(c,s),(c',s')] = A[c,c'] B[s,s']: maximum likelihood by turns ("flip-flop"), for maps
-            whose full covariance is too large or rows too few
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxtune.calibrate.moments import Array, Moments
 
@@ -57,20 +53,3 @@ class Kronecker:
 
     channel: Array
     spatial: Array
-
-
-def kronecker(rows: NDArray[Any], channels: int, iterations: int = 6) -> Kronecker:
-    """From rows (n, C S) of flattened maps. The channel part is shrunk a little where rows are few."""
-    x = rows.astype(np.float64).reshape(len(rows), channels, -1)
-    x = x - x.mean(0)
-    n, c, s = x.shape
-    spatial: Array = np.eye(s)
-    channel: Array = np.eye(c)
-    for _ in range(iterations):
-        half = np.linalg.solve(spatial, x.transpose(2, 0, 1).reshape(s, -1)).reshape(s, n, c)
-        channel = ridge(np.tensordot(x, half, ((0, 2), (1, 0))) / (n * s), 1e-4)
-        half = np.linalg.solve(channel, x.transpose(1, 0, 2).reshape(c, -1)).reshape(c, n, s)
-        spatial = ridge(np.tensordot(x, half, ((0, 1), (1, 0))) / (n * c), 1e-4)
-        scale = float(np.trace(spatial)) / s
-        spatial, channel = spatial / scale, channel * scale
-    return Kronecker((channel + channel.T) / 2, (spatial + spatial.T) / 2)

@@ -16,10 +16,10 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxtune.calibrate import arrays, images
-from onnxtune.calibrate.functions import importable, named
+from onnxtune.calibrate.functions import importable, named, users_code
 from onnxtune.calibrate.labels import checked, read_labels
 from onnxtune.calibrate.preprocess import Preprocess
-from onnxtune.errors import DataError, OnnxtuneError, one_line
+from onnxtune.errors import DataError
 from onnxtune.feeds import Feeds
 from onnxtune.model import Model
 from onnxtune.shapes import Shape, describe
@@ -51,7 +51,8 @@ class Dataset:
     """`count` samples; `feeds` makes a batch of some of them. `labels` (count,) or targets (count, ...) or None.
 
     `source` says where they come from; `names`: the samples' file names where each has one; `classes`: names
-    of the classes where folders name them; `batch` is the batch size that the model fixes (None: free).
+    of the classes where folders name them; `batch` is the batch size that the model fixes (None: free); `notes`:
+    how the data were understood, where they could have meant something else.
     """
 
     source: str
@@ -63,6 +64,7 @@ class Dataset:
     digest: Callable[[], str] = field(default=lambda: "")
     names: Sequence[str] = ()
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def batch(self) -> int | None:
@@ -166,6 +168,13 @@ def _file(path: Path, specs: tuple[Spec, ...], scratch: Path, preprocess: Prepro
     held = arrays.read_arrays(path, scratch)
     stacks = arrays.by_input(held, tuple(s.name for s in specs), path)
     count = len(next(iter(stacks.values()))) if next(iter(stacks.values())).ndim else 0
+    notes = []
+    for spec in specs:
+        axis = arrays.missing_channel(stacks[spec.name].shape, spec.shape)
+        if axis is not None:
+            sizes = _sizes(stacks[spec.name].shape[1:])
+            stacks[spec.name] = np.expand_dims(stacks[spec.name], axis + 1)
+            notes.append(f"'{spec.name}': the samples of {sizes} were taken for {_sizes(spec.shape)}, of one channel")
     for spec in specs:
         stack = stacks[spec.name]
         gray = stack.dtype == np.uint8 and preprocess is not None
@@ -181,7 +190,10 @@ def _file(path: Path, specs: tuple[Spec, ...], scratch: Path, preprocess: Prepro
     _check_row(sample(0)[specs[0].name], specs[0], f"{path}: sample 0") if count else None
     brought = next((held[k] for k in arrays.LABEL_NAMES if k in held and k not in stacks), None)
     found = None if brought is None else checked(brought, count, f"{path}: labels")
-    return Dataset(str(path), count, specs, sample, lambda i: f"{path}: sample {i}", found, lambda: _hash([path]))
+    where = lambda i: f"{path}: sample {i}"  # noqa: E731
+    return Dataset(
+        str(path), count, specs, sample, where, found, lambda: _hash([path]), notes=tuple(dict.fromkeys(notes))
+    )
 
 
 def _check_type(dtype: np.dtype[Any], spec: Spec, path: Path, preprocess: Preprocess | None) -> None:
@@ -289,15 +301,12 @@ def _function(source: str, specs: tuple[Spec, ...], scratch: Path, flag: str) ->
     known: list[NDArray[Any]] = []
     count = 0
     try:
-        for item in yielded:
-            feeds, labels = item if isinstance(item, tuple) else (item, None)
-            count += _spool(source, feeds, specs, spools, shapes)
-            if labels is not None:
-                known.append(np.atleast_1d(np.asarray(labels)))
-    except OnnxtuneError:
-        raise
-    except Exception as error:  # it is the user's code
-        raise DataError(f"{source}: it raised {type(error).__name__}: {one_line(error)}") from None
+        with users_code(source, DataError):
+            for item in yielded:
+                feeds, labels = item if isinstance(item, tuple) else (item, None)
+                count += _spool(source, feeds, specs, spools, shapes)
+                if labels is not None:
+                    known.append(np.atleast_1d(np.asarray(labels)))
     finally:
         for stream in spools.values():
             stream.close()
@@ -314,14 +323,9 @@ def _function(source: str, specs: tuple[Spec, ...], scratch: Path, flag: str) ->
 
 
 def _call(source: str, flag: str) -> Iterable[Any]:
-    try:
-        function = named(flag, source)
-        with importable():
-            made: Iterable[Any] = iter(function())
-    except OnnxtuneError:
-        raise
-    except Exception as error:  # the user's code
-        raise DataError(f"{source}: it raised {type(error).__name__}: {one_line(error)}") from None
+    function = named(flag, source)
+    with importable(), users_code(source, DataError):
+        made: Iterable[Any] = iter(function())
     return made
 
 

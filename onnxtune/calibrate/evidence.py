@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.layer import Layer
 from onnxtune.calibrate.moments import MOST_COLUMNS, Accumulator, Moments, Reservoir
 from onnxtune.calibrate.patches import patches, sample_positions, values
+from onnxtune.calibrate.wide_convs import Rows
 from onnxtune.feeds import Feeds
 from onnxtune.model import Model
 from onnxtune.runtime import Session, Target
@@ -24,6 +25,8 @@ ROWS_PER_COLUMN = 8
 FEWEST_ROWS, MOST_ROWS = 4096, 40000
 KEPT_ROWS, KEPT_BYTES = 4096, 2**28
 """Size of the sample of rows."""
+WIDE_ROWS, WIDE_BYTES = 8192, 2**28
+"""The same for a convolution of which the sample is all that is known."""
 BATCH_BYTES = 2**25
 
 
@@ -46,12 +49,28 @@ class Evidence:
         assert self.gathered is not None, "a layer this wide has no moments"
         return self.gathered
 
+    def without_rows(self) -> Evidence:
+        """The moments alone: the sample takes more memory."""
+        return replace(self, x=self.x[:0].copy(), y=self.y[:0].copy())
+
+    @cached_property
+    def seen(self) -> Moments | Rows:
+        """What a fit of a convolution stands on."""
+        return Rows.of(self.x, self.y) if self.gathered is None else self.gathered
+
 
 def too_large(layer: Layer) -> str | None:
     """Why a layer's covariance cannot be held, None when it can."""
     if not layer.wide:
         return None
     return f"its rows have {layer.columns} columns, more than the {MOST_COLUMNS} of which a covariance is kept"
+
+
+def most_rows(layer: Layer, images: int) -> int:
+    """Size of the sample of rows that is kept of a layer."""
+    most, size = (WIDE_ROWS, WIDE_BYTES) if layer.wide and layer.window is not None else (KEPT_ROWS, KEPT_BYTES)
+    rows = max(1, min(most, size // (4 * (layer.columns + layer.outputs))))
+    return rows if layer.window is not None else min(rows, images)
 
 
 def gather(
@@ -68,35 +87,34 @@ def gather(
 
     Only the batch at hand is in memory. Positions of patches are drawn with the seed, the same in both models.
     """
-    answer = layer.x if layer.wide else layer.y  # a wide layer is not run: its weights are held already
+    unrun = layer.wide and layer.window is None  # its weights are held already
+    answer = layer.x if unrun else layer.y
     if student is teacher:
         views = [_view(teacher, [layer.x, answer], target)] * 2
     else:
         views = [_view(student, [layer.x], target), _view(teacher, [answer], target)]
     random = np.random.default_rng(seed)
     found = None if layer.wide else Accumulator(layer.columns, layer.outputs)
-    kept = Reservoir(min(KEPT_ROWS, KEPT_BYTES // (4 * (layer.columns + layer.outputs))), seed)
-    wanted = int(np.clip(ROWS_PER_COLUMN * layer.columns, FEWEST_ROWS, MOST_ROWS))
+    kept = Reservoir(most_rows(layer, len(indices)), seed)
+    wanted = int(np.clip(ROWS_PER_COLUMN * layer.columns, FEWEST_ROWS, MOST_ROWS)) if found else kept.size
     per_image = -(-wanted // len(indices))
+    weight = layer.values()
     done, size, out_size = 0, 1, ()
     while done < len(indices):
         for chosen, feeds, count in data.batches(indices[done : done + size], size):
             seen = views[0](feeds)
             x, y = seen[layer.x][:count], (seen if views[1] is views[0] else views[1](feeds))[answer][:count]
             rows, answers = _rows(layer, x, y, per_image, random)
-            if layer.wide:
-                answers = answers.astype(np.float32) @ layer.weight.T + layer.bias
+            if unrun:
+                answers = answers.astype(np.float32) @ weight.T + layer.bias
             if found is not None:
                 found.add(rows, answers)
-            kept.add(rows.astype(np.float32), answers.astype(np.float32))
+            kept.add(rows.astype(np.float32, copy=False), answers.astype(np.float32, copy=False))
             done += len(chosen)
             out_size = tuple(y.shape[2:]) if layer.window is not None else ()
             row_bytes = (x.nbytes + y.nbytes + rows.nbytes * 2) // max(count, 1)
         notify(done, len(indices))
         size = max(1, min(64, BATCH_BYTES // max(row_bytes, 1)))
-    if layer.wide:  # large sessions are not left to the garbage collector's own time
-        views.clear()
-        gc.collect()
     return Evidence(None if found is None else found.finish(), *kept.rows, out_size, seed)
 
 

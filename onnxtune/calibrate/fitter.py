@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from onnxtune.apply import apply
 from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.evidence import Evidence, gather
+from onnxtune.calibrate.layer import Layer
 from onnxtune.calibrate.level import Fitted, Level
 from onnxtune.calibrate.store import FitStore, fit_key
 from onnxtune.model import Model
-from onnxtune.proposal import Fragment
+from onnxtune.proposal import Fragment, Proposal
 from onnxtune.runtime import Target
 
 Notify = Callable[[str, int, int], None]
@@ -34,7 +35,9 @@ class Fitter:
     seed: int
     notify: Notify
     _last: dict[str, Evidence] = field(default_factory=dict)
-    """What the layer that was looked at last sees in the unchanged network."""
+    """What the layers of the levels that were looked at last see in the unchanged network."""
+    _about: list[str] = field(default_factory=list)
+    """Whose levels those were."""
 
     @cached_property
     def _teacher_hash(self) -> str:
@@ -46,31 +49,50 @@ class Fitter:
         for level in levels:
 
             def fresh(level: Level = level) -> Fitted:
-                if level.layer.key not in self._last:
+                if self._about != [level.layer.key]:
                     self._last.clear()
-                    self._last[level.layer.key] = self._gather(level, self.teacher, indices)
-                return level.fit(self._last[level.layer.key], True)
+                    self._about[:] = [level.layer.key]
+                return level.fitted(lambda layer, change: self._seen(layer, change, indices), True)
 
             found.append(self._known(level, self.teacher, indices, fresh, rough=True))
         return found
 
+    def forget(self) -> None:
+        """Drop what was seen of the last layer: it may be large."""
+        self._last.clear()
+
     def in_order(self, levels: Sequence[Level], indices: Indices) -> tuple[Model, tuple[Fitted, ...]]:
         """The network with all levels, given in its own order, each fitted to what those before have made of it."""
+        self._last.clear()  # large, and of no use here
+        self._about.clear()
         student, done = self.teacher, list[Fitted]()
         for level in levels:
 
             def fresh(level: Level = level, student: Model = student) -> Fitted:
-                return level.fit(self._gather(level, student, indices), False)
+                def look(layer: Layer, change: Proposal | None) -> Evidence:
+                    now = student if change is None else apply(student, [change])
+                    return self._gather(layer, now, indices)
+
+                return level.fitted(look, False)
 
             done.append(self._known(level, student, indices, fresh, rough=False))
             student = apply(student, [done[-1].proposal])
         return student, tuple(done)
 
-    def _gather(self, level: Level, student: Model, indices: Indices) -> Evidence:
-        def tell(done: int, total: int) -> None:
-            self.notify(f"looking at {level.layer.key}", done, total)
+    def _seen(self, layer: Layer, change: Proposal | None, indices: Indices) -> Evidence:
+        """In the unchanged network, remembered; of further layers of a level only the moments."""
+        if change is not None:
+            return self._gather(layer, apply(self.teacher, [change]), indices)
+        if layer.key not in self._last:
+            seen = self._gather(layer, self.teacher, indices)
+            self._last[layer.key] = seen if self._about == [layer.key] or layer.wide else seen.without_rows()
+        return self._last[layer.key]
 
-        return gather(level.layer, self.teacher, student, self.data, indices, self.target, self.seed, tell)
+    def _gather(self, layer: Layer, student: Model, indices: Indices) -> Evidence:
+        def tell(done: int, total: int) -> None:
+            self.notify(f"looking at {layer.key}", done, total)
+
+        return gather(layer, self.teacher, student, self.data, indices, self.target, self.seed, tell)
 
     def _known(
         self, level: Level, student: Model, indices: Indices, fresh: Callable[[], Fitted], *, rough: bool

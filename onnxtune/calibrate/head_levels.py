@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,10 @@ from onnxtune.calibrate.layer import WIDE, Layer, rectified
 from onnxtune.calibrate.level import Fitted, Level
 from onnxtune.calibrate.wide_heads import Sample, Weights
 from onnxtune.errors import RuleError
-from onnxtune.facts import Facts
+from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
 from onnxtune.fully_connected import FullyConnected, fully_connected
+from onnxtune.later import Later
 from onnxtune.model import tensor_bytes
 from onnxtune.proposal import Decline, Proposal
 
@@ -43,16 +45,34 @@ def head_levels(facts: Facts, settings: Mapping[str, Any], rule: str) -> Iterato
         elif found is not None:
             if found.unpoolable:
                 yield Decline(rule, node.key, f"not pooled: {found.unpoolable}")
-            fits = Fits(_layer(facts, found), found.size)
-            for form in forms(found, settings["form"], settings["ratios"]):
+            offered = list(forms(found, settings["form"], settings["ratios"]))
+            layer = _layer(facts, node, found)
+            fits = Fits(layer, found.size, max((f.rank for f in offered), default=0))
+            if layer.stored is not None:
+                found = replace(found, weight=_shape_of(found.weight))
+            for form in offered:
                 yield _level(facts, rule, fits, found, form)
 
 
-def _layer(facts: Facts, found: FullyConnected) -> Layer:
-    wide = found.weight.shape[1] > WIDE
-    weight: NDArray[np.floating[Any]] = found.weight.astype(np.float32 if wide else np.float64, copy=False)
-    bias = np.zeros(len(weight)) if found.bias is None else found.bias.astype(np.float64)
-    return Layer(found.key, found.x, found.y, weight, bias, found.weight.dtype, None, rectified(facts, found.y))
+def _layer(facts: Facts, node: Node, found: FullyConnected) -> Layer:
+    """The layer with its weight; a wide one reads it from the model when it is wanted."""
+    weight, bias = found.weight, np.zeros(len(found.weight)) if found.bias is None else found.bias.astype(np.float64)
+    about = weight.dtype, None, rectified(facts, found.y)
+    if weight.shape[1] <= WIDE:
+        return Layer(found.key, found.x, found.y, weight.astype(np.float64), bias, *about)
+
+    def again() -> NDArray[Any]:
+        same = fully_connected(facts, node)
+        assert isinstance(same, FullyConnected), "it was one before"
+        return same.weight.astype(np.float32, copy=False)
+
+    stored = Later(weight.shape, np.dtype(np.float32), again)
+    return Layer(found.key, found.x, found.y, _shape_of(weight), bias, *about, stored)
+
+
+def _shape_of(weight: NDArray[Any]) -> NDArray[Any]:
+    """An array of this shape and type that takes no room."""
+    return np.broadcast_to(np.zeros((), weight.dtype), weight.shape)
 
 
 def _level(facts: Facts, rule: str, fits: Fits, found: FullyConnected, form: HeadForm) -> Level:
@@ -69,8 +89,7 @@ def _level(facts: Facts, rule: str, fits: Fits, found: FullyConnected, form: Hea
         return Proposal(rule, title, found.nodes, fragment, "calibrated", settings=settings, details=details)
 
     def fit(evidence: Evidence, rough: bool) -> Fitted:
-        del rough  # it is in closed form
-        head = fits.head(form, evidence)
+        head = fits.head(form, evidence, further=rough)
         return Fitted(build(head), head.rel_error)
 
     random = build(unfitted(form, found))
@@ -79,17 +98,20 @@ def _level(facts: Facts, rule: str, fits: Fits, found: FullyConnected, form: Hea
 
 
 class Fits:
-    """Fits of the forms of one layer. What they have in common is computed once for each look at the data."""
+    """Fits of the forms of one layer, of which `largest` is the largest rank. What they have in common is computed
+    once for each look at the data, and kept as long as the evidence of it."""
 
-    def __init__(self, layer: Layer, size: tuple[int, int, int] | None) -> None:
-        self.layer, self.size = layer, size
-        self._weights = Weights(layer.weight) if layer.wide else None
-        self._last: tuple[Evidence, Sample] | None = None
+    def __init__(self, layer: Layer, size: tuple[int, int, int] | None, largest: int) -> None:
+        self.layer, self.size, self.largest = layer, size, largest
+        self._weights = Weights(layer.values) if layer.wide else None
+        self._samples: WeakKeyDictionary[Evidence, Sample] = WeakKeyDictionary()
 
-    def head(self, form: HeadForm, evidence: Evidence) -> Head:
-        """The form's weights from what was seen of the layer."""
+    def head(self, form: HeadForm, evidence: Evidence, *, further: bool = False) -> Head:
+        """The form's weights from what was seen of the layer; `further`: other forms will be asked for too."""
         if self._weights is not None:
-            return self._wide(form, self._sample(self._weights, evidence), evidence.seed)
+            if evidence not in self._samples:
+                self._samples[evidence] = Sample.of(self._weights, evidence.x, evidence.y, evidence.seed)
+            return self._wide(form, self._samples[evidence], self.largest if further else form.rank)
         weight, bias, moments = self.layer.weight, self.layer.bias, evidence.moments
         if form.rank:
             return heads.low_rank(weight, bias, moments, form.rank)
@@ -99,19 +121,13 @@ class Fits:
         maps = grid_maps((h, w), form.grids)
         return replace(heads.pooled(weight, bias, moments, np.kron(np.eye(c), maps)), inner=maps)
 
-    def _wide(self, form: HeadForm, sample: Sample, seed: int) -> Head:
+    def _wide(self, form: HeadForm, sample: Sample, largest: int) -> Head:
         if form.rank:
-            return wide_heads.low_rank(sample, form.rank, seed)
+            return wide_heads.low_rank(sample, form.rank, largest)
         c, h, w = self._map
         if form.maps:
             return wide_heads.learned_maps(sample, c, form.maps)
         return wide_heads.pooled(sample, grid_maps((h, w), form.grids))
-
-    def _sample(self, weights: Weights, evidence: Evidence) -> Sample:
-        if self._last is None or self._last[0] is not evidence:
-            self._last = None  # large: not two at a time
-            self._last = (evidence, Sample.of(weights, evidence.x, evidence.y))
-        return self._last[1]
 
     @property
     def _map(self) -> tuple[int, int, int]:

@@ -46,19 +46,6 @@ def low_rank(weight: Array, bias: Array | None, moments: Moments | None, rank: i
     return Head(inner, q, mean_y - q @ (inner @ mean_x), _root(lost, float(values.sum())))
 
 
-def low_rank_of_outputs(weight: Array, bias: Array | None, outputs: Moments, rank: int) -> Head:
-    """The same for a layer too wide for the covariance of its input: `outputs` has the pre-activations as its x.
-
-    Q = leading eigenvectors of their covariance;  y = Q (Q^T W x) + mean - Q Q^T (mean - b).
-    """
-    old = np.zeros(len(weight)) if bias is None else bias
-    values, vectors = scipy.linalg.eigh(outputs.xx)
-    q = vectors[:, ::-1][:, :rank]
-    lost = float(values[: len(values) - q.shape[1]].sum())
-    shift = outputs.mean_x - q @ (q.T @ (outputs.mean_x - old))
-    return Head(q.T @ weight, q, shift, _root(lost, float(values.sum())))
-
-
 def pooled(weight: Array, bias: Array | None, moments: Moments | None, pooling: Array) -> Head:
     """The best layer on pooled features `pooling` x, pooling (z, d)."""
     target, covariance, mean_x, mean_y = _layer(weight, bias, moments)
@@ -66,22 +53,6 @@ def pooled(weight: Array, bias: Array | None, moments: Moments | None, pooling: 
     outer = solve_right(through @ pooling.T, target @ through.T)
     error = _lost(target - outer @ pooling, target, covariance)
     return Head(pooling, outer, mean_y - outer @ (pooling @ mean_x), error)
-
-
-def pooled_maps(weight: Array, bias: Array | None, mean_x: Array, covariance: Kronecker, maps: Array) -> Head:
-    """The best layer on x B^T, B (R, S), for a Kronecker covariance: channel by channel, the channels' part cancels.
-
-    Without a covariance of the maps pass identities: W' = W B^T (B B^T)^-1.
-    """
-    j, s = len(weight), maps.shape[1]
-    kernel = weight.reshape(j, -1, s)
-    through = maps @ covariance.spatial
-    found = solve_right(through @ maps.T, kernel.reshape(-1, s) @ through.T).reshape(j, -1, len(maps))
-    less = kernel - found @ maps
-    mean_y = weight @ mean_x + (0.0 if bias is None else bias)
-    new = mean_y - np.einsum("jcr,cr->j", found, mean_x.reshape(-1, s) @ maps.T)
-    error = _root(_kronecker_energy(less, covariance), _kronecker_energy(kernel, covariance))
-    return Head(maps, found.reshape(j, -1), new, error)
 
 
 def best_maps(weight: Array, covariance: Kronecker, number: int) -> Array:
@@ -132,22 +103,6 @@ def learned_maps(
     return Head(maps, outer, mean_y - outer @ pooled_mean, error)
 
 
-def bins(channels: int, size: tuple[int, int], grids: tuple[tuple[int, int], ...]) -> Array:
-    """(C bins, C h w): means over the cells of one or more grids; ((1, 1),) is global average pooling.
-
-    Cell i of n covers rows floor(i h / n) up to ceil((i + 1) h / n), as in adaptive pooling.
-    """
-    h, w = size
-    maps = []
-    for rows, columns in grids:
-        for i in range(rows):
-            for k in range(columns):
-                cell = np.zeros((h, w))
-                cell[i * h // rows : -(-(i + 1) * h // rows), k * w // columns : -(-(k + 1) * w // columns)] = 1
-                maps.append(cell.ravel() / cell.sum())
-    return np.kron(np.eye(channels), np.stack(maps))
-
-
 def _layer(weight: Array, bias: Array | None, moments: Moments | None) -> tuple[Array, Array | None, Array, Array]:
     """W*, the covariance of x (None: identity), and the means of x and y that the new layer must map."""
     old = np.zeros(len(weight)) if bias is None else bias
@@ -164,11 +119,6 @@ def _layer(weight: Array, bias: Array | None, moments: Moments | None) -> tuple[
 def _lost(less: Array, target: Array, covariance: Array | None) -> float:
     energies = (np.vdot(a, a if covariance is None else a @ covariance) for a in (less, target))
     return _root(*(float(e) for e in energies))
-
-
-def _kronecker_energy(kernel: Array, covariance: Kronecker) -> float:
-    """Sum over j of tr w_j^T A w_j B, kernel (J, C, S)."""
-    return float(np.vdot(kernel, np.einsum("cd,jds->jcs", covariance.channel, kernel @ covariance.spatial)))
 
 
 def _root(part: float, whole: float) -> float:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnxtune import accuracy
 from onnxtune.accuracy import KINDS, Drop, Scores
 from onnxtune.calibrate.dataset import Dataset
-from onnxtune.calibrate.functions import named
-from onnxtune.errors import DataError, OnnxtuneError, UsageError, one_line
+from onnxtune.calibrate.functions import named, users_code
+from onnxtune.errors import DataError, UsageError
 from onnxtune.model import Model
 from onnxtune.runtime import Outputs, Session, Target
 
@@ -50,14 +50,16 @@ class Judge:
         notify: Notify = lambda done, total: None,
     ) -> None:
         self.data, self.target, self.confidence, self.crop_border = data, target, confidence, crop_border
-        self._original = Session(original, target)
-        first = self._original.run(data.feeds(np.zeros(data.batch or 1, np.int64)))
+        session = Session(original, target)
+        first = session.run(data.feeds(np.zeros(data.batch or 1, np.int64)))
         self._function = named("--metric", metric) if metric and ":" in metric else None
         self.plans = plan_outputs(first, data.labels, metric)
         self._dense = [p for p in self.plans if p.metric in ("psnr", "relative_error")]
         self.peaks = {p.output: accuracy.peak_of(self._truth(first[p.output])) for p in self._dense}
         everything = np.arange(data.count)
-        self.before = self._score(self._original, everything, notify)
+        self.before = self._score(session, None, everything, notify)
+        against = any(not self._has_targets(p) for p in self._dense)
+        self._original = session if against else None  # it may be large: kept only where it is asked again
         self._as_logits = {p.output: accuracy.logits_of(self.before[p.output]) for p in self.plans}
         labels = data.labels
         self.heat = None
@@ -80,7 +82,7 @@ class Judge:
 
     def score(self, model: Model, indices: NDArray[Any], notify: Notify = lambda done, total: None) -> Scored:
         """The rewritten model's scores on these samples."""
-        return self._score(Session(model, self.target), indices, notify)
+        return self._score(Session(model, self.target), self._original, indices, notify)
 
     def drop(self, after: Mapping[str, Scores], indices: NDArray[Any]) -> Drop:
         """The loss on the samples that `after` was scored on; of several outputs the worst."""
@@ -100,15 +102,14 @@ class Judge:
 
     # --- scoring -----------------------------------------------------------------------------
 
-    def _score(self, session: Session, indices: NDArray[Any], notify: Notify) -> Scored:
+    def _score(self, session: Session, original: Session | None, indices: NDArray[Any], notify: Notify) -> Scored:
         parts: dict[str, list[Scores]] = {p.output: [] for p in self.plans}
         names = [p.output for p in self.plans]
-        needs_original = session is not self._original and any(not self._has_targets(p) for p in self._dense)
         done, size = 0, 1
         while done < len(indices):
             for chosen, feeds, count in self.data.batches(indices[done : done + size], size):
                 outputs = {n: v[:count] for n, v in session.run(feeds, names).items()}
-                reference = self._original.run(feeds, names) if needs_original else {}
+                reference = {} if original is None else original.run(feeds, names)
                 for plan in self.plans:
                     want = reference.get(plan.output)
                     parts[plan.output].append(
@@ -165,12 +166,12 @@ class Judge:
         name, function = self.main.metric, self._function
         assert function is not None, "asked for only when there is one"
         labels = None if self.data.labels is None else self.data.labels[chosen]
+        with users_code(f"--metric {name}", UsageError):
+            answer = function(outputs, labels)
         try:
-            values = np.asarray(function(outputs, labels), np.float64)
-        except OnnxtuneError:
-            raise
-        except Exception as error:  # the user's code
-            raise UsageError(f"--metric {name}: it raised {type(error).__name__}: {one_line(error)}") from None
+            values = np.asarray(answer, np.float64)
+        except (TypeError, ValueError):
+            raise UsageError(f"--metric {name}: it returned a {type(answer).__name__} that is no numbers") from None
         if values.shape != (len(chosen),):
             shape = "x".join(map(str, values.shape)) or "one number"
             raise UsageError(f"--metric {name}: it must return a score for each of {len(chosen)} samples, not {shape}")

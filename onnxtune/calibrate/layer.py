@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxtune.calibrate.moments import MOST_COLUMNS
 from onnxtune.convolution import convolution
 from onnxtune.facts import Facts, Node
+from onnxtune.later import Later
 from onnxtune.windows import Window
 
 WIDE = 2048
@@ -19,8 +20,10 @@ WIDE = 2048
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """`weight` (J, d) float64 (of its own type where the layer is `wide`), `bias` (J,) float64, both rounded to
-    `dtype` when written.
+    """`weight` (J, d) float64, `bias` (J,) float64, both rounded to `dtype` when written.
+
+    Of a weight too large to be held `stored` makes the values when they are wanted, in their own type (see
+    `values`); `weight` then has their shape and no meaning.
 
     With a `window`, x is a map (N, C, *map), its rows are the patches under the window in the order of
     Conv's weights, and `kernel` is (J, C, *kernel). Without one, x is a matrix (N, d), or a map that is
@@ -36,6 +39,11 @@ class Layer:
     dtype: np.dtype[Any]
     window: Window | None = None
     rectified: bool = False
+    stored: Later | None = None
+
+    def values(self) -> NDArray[np.floating[Any]]:
+        """The weight (J, d). Hold it no longer than needed."""
+        return self.weight if self.stored is None else self.stored.array()
 
     @property
     def columns(self) -> int:

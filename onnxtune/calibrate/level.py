@@ -6,7 +6,7 @@ anything is fitted; levels that are not faster never are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +23,17 @@ class Fitted:
     error: float
 
 
+Look = Callable[[Layer, Proposal | None], Evidence]
+"""What is seen of a layer, in the network as it is or with one more rewrite in it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Level:
     """`fit(evidence, rough)` computes the weights from what was seen of the layer; it must not change any argument.
     `rough`: a first answer will do, to tell good levels from bad ones.
+
+    Where several layers get new weights, `layer` is the first of them and `joint(look, rough)` takes the place of
+    `fit`: it looks at each of them as often as it needs to.
 
     `settings` tells the levels of one rule apart (form, mid channels, rank...) and is what reports show.
     """
@@ -41,6 +48,14 @@ class Level:
     """Multiply-accumulates per inference of what the level computes."""
     full_macs: int = 0
     """Those of the layer itself."""
+    joint: Callable[[Look, bool], Fitted] | None = None
+    parts: tuple[Any, ...] = ()
+    together: Callable[[Sequence[Any]], Level] | None = None
+    """Of the parts of several levels of its rule whose regions overlap it makes one level; None: it cannot."""
+
+    def fitted(self, look: Look, rough: bool) -> Fitted:
+        """The level with its weights, by what `look` shows."""
+        return self.fit(look(self.layer, None), rough) if self.joint is None else self.joint(look, rough)
 
     @property
     def family(self) -> str:
@@ -54,3 +69,8 @@ class Level:
     @property
     def identity(self) -> str:
         return f"{self.rule}|{self.layer.key}|{sorted(self.settings.items())!r}"
+
+
+def combinable(first: Level, second: Level) -> bool:
+    """Can the two be in one set though their regions overlap?"""
+    return first.rule == second.rule and first.layer.key != second.layer.key and first.together is not None

@@ -28,29 +28,31 @@ Weights = tuple[Array, ...]
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """The covariance of a layer's patches. `full` (d, d), or None for the identity; its Kronecker approximation."""
+    """A covariance of a layer's patches as a Kronecker product of channels and taps."""
 
-    full: Array | None
-    single: Array | None
-    """`full` in single precision"""
     channel: Array
     """(C, C)"""
     spatial: Array
     """(taps, taps), mean diagonal 1"""
 
     @staticmethod
-    def of(full: Array | None, channels: int, taps: int) -> Metric:
-        if full is None:
-            return Metric(None, None, np.eye(channels), np.eye(taps))
+    def plain(channels: int, taps: int) -> Metric:
+        """Of inputs without any correlation."""
+        return Metric(np.eye(channels), np.eye(taps))
+
+    @staticmethod
+    def of(full: Array, channels: int, taps: int) -> Metric:
+        """The closest to a covariance (d, d)."""
         blocks = full.reshape(channels, taps, channels, taps)
         channel = np.einsum("ckdk->cd", blocks) / taps
         spatial = np.einsum("ckcl->kl", blocks) / np.trace(channel)
-        return Metric(full, full.astype(np.float32), _definite(channel), _definite(spatial))
+        return Metric(definite(channel), definite(spatial))
 
-    def times(self, rows: Array) -> Array:
-        """rows (n, d) times the covariance, in the rows' precision."""
-        full = self.single if rows.dtype == np.float32 else self.full
-        return rows if full is None else rows @ full
+    def times(self, kernel: Array) -> Array:
+        """(O, C taps) times the product, in the kernel's precision."""
+        cube = kernel.reshape(len(kernel), len(self.channel), len(self.spatial))
+        found = self.channel.astype(kernel.dtype) @ (cube @ self.spatial.astype(kernel.dtype))
+        return np.asarray(found.reshape(len(kernel), -1))
 
     def window(self, kernel: Pair, size: Pair, step: Pair) -> Array:
         """`spatial` at the taps of a kernel of this size, spread by `step` inside a kernel of size `kernel`."""
@@ -75,6 +77,9 @@ class Model(Protocol):
 
     def last(self, w: Weights, rows: Array) -> Array:
         """rows (n, C, *kernel) times the features of the last stage: (n, f)."""
+
+    def features(self, w: Weights) -> Array:
+        """The features of the last stage: (f, C, *kernel), the kernel is linear in them."""
 
     def preconditioner(self, w: Weights, metric: Metric, gram: Array) -> Solve:
         """An approximate inverse of the Hessian in single precision; `gram` (f, f): of the last stage's features."""
@@ -114,6 +119,9 @@ class Chain:
     def last(self, w: Weights, rows: Array) -> Array:
         step = self.form.steps()[-1]
         return composition.back_to_outer(self._before(w)[-1], rows, w[-1].shape[2:], step).reshape(len(rows), -1)
+
+    def features(self, w: Weights) -> Array:
+        return composition.shifted(self._before(w)[-1], w[-1].shape[2:], self.form.steps()[-1])
 
     def preconditioner(self, w: Weights, metric: Metric, gram: Array) -> Solve:
         before, after = self._before(w), self._after(w)
@@ -205,6 +213,9 @@ class Canonical:
     def last(self, w: Weights, rows: Array) -> Array:
         return rows.reshape(len(rows), -1) @ (w[0] * w[1]).reshape(len(w[0]), -1).T
 
+    def features(self, w: Weights) -> Array:
+        return w[0] * w[1]
+
     def preconditioner(self, w: Weights, metric: Metric, gram: Array) -> Solve:
         d, b, a = w[0][..., 0, 0], w[1].reshape(len(w[1]), -1), w[2][..., 0, 0]
         outer = a.T @ a
@@ -238,5 +249,6 @@ def _inverse(matrix: Array) -> Array:
     return np.asarray(np.linalg.inv(ridge(matrix, 1e-7)), dtype=np.float32)
 
 
-def _definite(matrix: Array) -> Array:
+def definite(matrix: Array) -> Array:
+    """Symmetric, and with a little ridge."""
     return ridge((matrix + matrix.T) / 2, 1e-7)

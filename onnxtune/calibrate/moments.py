@@ -20,7 +20,7 @@ Array = NDArray[np.floating[Any]]
 """float64, but for the solver's directions."""
 
 MOST_COLUMNS = 4608
-"""A full covariance of this many columns takes 170 MB. Beyond it, use covariance.kronecker on sampled rows."""
+"""A full covariance of this many columns takes 170 MB. Beyond it a sample of the rows has to do (wide_convs.py)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,30 +111,47 @@ class Accumulator:
 
 @dataclass(eq=False)
 class Reservoir:
-    """A uniform sample of at most `size` rows (x, y), the same for the same seed and order of batches."""
+    """A uniform sample of at most `size` rows (x, y), the same for the same seed and order of batches.
+
+    Every row gets a random key; the rows with the smallest keys stay, in the place of those that leave.
+    """
 
     size: int
     seed: int = 0
-    _keys: Array = field(default_factory=lambda: np.zeros(0), repr=False)
+    _count: int = 0
+    _held: int = 0
     _rows: tuple[NDArray[Any], NDArray[Any]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self._random = np.random.default_rng(self.seed)
+        self._keys, self._arrived = np.zeros(self.size), np.zeros(self.size, np.int64)
 
     def add(self, x: NDArray[Any], y: NDArray[Any]) -> None:
-        """Every row gets a random key; the rows with the smallest keys stay."""
-        keys = self._random.random(len(x))
-        limit = self._keys.max() if len(self._keys) == self.size else np.inf
-        chosen = np.flatnonzero(keys < limit)
-        keys, new = np.concatenate([self._keys, keys[chosen]]), (x[chosen], y[chosen])
-        if self._rows is not None:
-            new = (np.concatenate([self._rows[0], new[0]]), np.concatenate([self._rows[1], new[1]]))
-        stay = np.sort(np.argsort(keys, kind="stable")[: self.size])
-        self._keys, self._rows = keys[stay], (new[0][stay], new[1][stay])
+        """x (n, d), y (n, J)."""
+        if len(x) == 0:
+            return
+        keys, arrived = self._random.random(len(x)), self._count + np.arange(len(x))
+        self._count += len(x)
+        if self._rows is None:
+            self._rows = np.empty((self.size, *x.shape[1:]), x.dtype), np.empty((self.size, *y.shape[1:]), y.dtype)
+        every = np.concatenate([self._keys[: self._held], keys])
+        stay = np.argsort(every, kind="stable")[: self.size]
+        enter = np.sort(stay[stay >= self._held]) - self._held
+        leave = np.setdiff1d(np.arange(self._held), stay)
+        places = np.concatenate([leave, np.arange(self._held, self._held + len(enter) - len(leave))])
+        self._held += len(enter) - len(leave)
+        self._keys[places], self._arrived[places] = keys[enter], arrived[enter]
+        for held, new in zip(self._rows, (x, y), strict=True):
+            held[places] = new[enter]
 
     @property
     def rows(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """x (n, d) and y (n, J), n <= size."""
+        """x (n, d) and y (n, J), n <= size, in the order in which they came."""
         if self._rows is None:
             raise ValueError("no rows were added")
-        return self._rows
+        x, y = (held[: self._held] for held in self._rows)
+        arrived = self._arrived[: self._held]
+        if (np.diff(arrived) > 0).all():
+            return x, y
+        order = np.argsort(arrived)
+        return x[order], y[order]

@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from onnxtune.accuracy import parse_budget, unit
 from onnxtune.apply import apply
 from onnxtune.calibrate.dataset import Splits, split
+from onnxtune.calibrate.evidence import most_rows
 from onnxtune.calibrate.fitter import Fitter
 from onnxtune.calibrate.judge import Judge, joined
-from onnxtune.calibrate.level import Fitted, Level
-from onnxtune.calibrate.points import Calibration, Option, Point, Timed, described
+from onnxtune.calibrate.level import Fitted, Level, combinable
+from onnxtune.calibrate.points import Calibration, Option, Point, Timed, combined, described, grouped
 from onnxtune.calibrate.tail import Tail
 from onnxtune.choose import choose
 from onnxtune.costs import total_macs
@@ -44,6 +45,8 @@ TRIES = 6
 """Sets that are refitted and judged on the way to the budget."""
 GATES = 3
 """Sets that are put before the gate, from the boldest on."""
+CAREFUL = (1.0, 0.5, 0.25)
+"""Shares of the budget for the sets that are put before it after those."""
 PROBE, FORMS = 0.25, 3
 """Share of a layer's arithmetic at which its forms are compared, and how many of them go on."""
 PER_LAYER = 6
@@ -53,15 +56,13 @@ LEAST_GAIN = 0.004
 
 
 class _Sets:
-    """What sets can be made of: gains, harms, which options exclude each other; `scale`: the share of the budget
-    that a set was chosen for."""
+    """What sets can be made of: gains, harms, which options exclude each other."""
 
     def __init__(self, options: Sequence[Option]) -> None:
         self.options = options
         self.gain, self.harm = [o.timed.gain for o in options], [o.harm for o in options]
         count = range(len(options))
         self.conflicts = [{j for j in count if j != i and _conflict(options[i], options[j])} for i in count]
-        self.scale: dict[frozenset[str], float] = {}
 
     def within(self, harm: float) -> frozenset[int]:
         return choose(self.gain, self.harm, self.conflicts, harm)
@@ -83,6 +84,8 @@ class Search:
     latency: float
     notify: Notify
     tail: Tail | None = None
+    offered: int = 0
+    """How many levels rules have offered, faster or not."""
 
     def __post_init__(self) -> None:
         self.teacher = self.facts.model
@@ -92,11 +95,14 @@ class Search:
         self.budget = parse_budget(self.calibration.max_drop, self.judge.main.metric)
         self.splits: Splits = split(data.count, self.seed, classified=self.judge.classified, source=data.source)
         self.fitter = Fitter(self.teacher, data, digest, store, self.target, self.seed, self.notify)
+        self.whole = self.teacher if self.tail is None else self.tail.whole
         self.points: list[Point] = []
+        self.faster = 0
         self._considered: dict[str, Option] = {}
 
     def passing(self, timed: Sequence[Timed]) -> Iterator[Point]:
         """Sets that pass the gate, the boldest first. All that were tried are in `points`."""
+        self.faster = len(timed)
         options = self._options([t for t in timed if t.gain > self._least(t)])
         if not options:
             return
@@ -110,13 +116,20 @@ class Search:
                 yield judged
 
     def _careful(self, sets: _Sets) -> Iterator[Point]:
-        """Sets for smaller and smaller budgets of harm, where the gate has let none pass."""
-        scale = min(sets.scale.values(), default=1.0)
-        for _ in range(GATES):
-            scale /= 2
-            chosen = sets.within(scale * self.budget)
+        """More and more careful sets, where the gate has let none pass.
+
+        Levels whose harm alone the select split cannot see are told apart by the errors of their layers: what the most
+        careful set so far may have lost is shared out by their squares.
+        """
+        known = min(self.points, key=lambda p: p.drop.bound, default=None)
+        if known is None:
+            return
+        part = known.drop.bound / max(sum(o.error**2 for o in known.options), 1e-12)
+        harm = [max(h, part * o.error**2) for h, o in zip(sets.harm, sets.options, strict=True)]
+        for scale in CAREFUL:
+            chosen = choose(sets.gain, harm, sets.conflicts, scale * self.budget)
             if chosen and not any(p.identity == sets.identity(chosen) for p in self.points):
-                yield self._tried(sets, chosen, scale)
+                yield self._tried(sets, chosen)
 
     def _least(self, timed: Timed) -> float:
         return LEAST_GAIN * (self.latency if timed.freed is None else self.costs(self.facts)[1])
@@ -141,6 +154,17 @@ class Search:
         vetoed = point.veto.labelled_low is not None and point.veto.labelled_low > self.budget
         return point.gate.within(self.budget) and not vetoed
 
+    @property
+    def sampled(self) -> list[dict[str, Any]]:
+        """Layers too wide for a covariance, of which levels were fitted to a sample of their rows."""
+        layers = {o.timed.level.layer.key: o.timed.level.layer for o in self._considered.values()}
+        images = len(self.splits.fit)
+        return [
+            {"layer": key, "columns": layer.columns, "rows": most_rows(layer, images)}
+            for key, layer in layers.items()
+            if layer.wide
+        ]
+
     # --- harm of single levels ---------------------------------------------------------------
 
     def _options(self, timed: Sequence[Timed]) -> list[Option]:
@@ -154,6 +178,7 @@ class Search:
             forms = {item.level.family for item, _ in _front(probes)[-FORMS:]}  # the closest
             fits = self._fits([i for i in items if i.level.family in forms])
             found += [self._option(item, fitted) for item, fitted in _spread(_front(fits))]
+        self.fitter.forget()
         self._considered = {o.timed.level.identity: o for o in found}
         return found
 
@@ -186,16 +211,15 @@ class Search:
             chosen = sets.within(scale * self.budget)
             if chosen and chosen not in seen:
                 self.notify(f"refitting set {number + 1} of at most {TRIES}", number, TRIES)
-                seen[chosen] = self._promises(self._tried(sets, chosen, scale))
+                seen[chosen] = self._promises(self._tried(sets, chosen))
             good = seen.get(chosen, True)
             low, high = (scale, high) if good else (low, scale)
             if good and sum(sets.harm) <= scale * self.budget:
                 return
             scale = 2 * scale if math.isinf(high) else (low + high) / 2
 
-    def _tried(self, sets: _Sets, chosen: frozenset[int], scale: float) -> Point:
+    def _tried(self, sets: _Sets, chosen: frozenset[int]) -> Point:
         point = self._point([sets.options[i] for i in sorted(chosen)])
-        sets.scale[point.identity] = scale
         self.points.append(point)
         self.calibration.on_point(point)
         return point
@@ -208,10 +232,11 @@ class Search:
     def _point(self, options: Sequence[Option]) -> Point:
         place = {key: n.index for key, n in self.facts.by_key.items()}
         options = sorted(options, key=lambda o: place[o.timed.level.layer.key])
-        model, fitted = self.fitter.in_order([o.timed.level for o in options], self.splits.fit)
+        groups = grouped(options)
+        model, fitted = self.fitter.in_order([combined(g) for g in groups], self.splits.fit)
         drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select)
-        latency = self.latency - sum(o.timed.saved for o in options)
-        return Point(tuple(options), fitted, model, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
+        latency = max(0.0, self.latency - sum(o.timed.saved for o in options))
+        return Point(tuple(groups), fitted, self.whole, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
 
     def costs(self, facts: Facts) -> tuple[int, int]:
         """Multiply-accumulates and bytes of weights of the whole model, of which the facts may know the tail only."""
@@ -231,10 +256,11 @@ class Search:
         for number, fold in enumerate(folds):
             self.notify("the gate: fitting without the samples it is judged on", number, FOLDS)
             rest = np.concatenate([f for i, f in enumerate(folds) if i != number])
-            model, _ = self.fitter.in_order([o.timed.level for o in point.options], rest)
+            model, _ = self.fitter.in_order([combined(g) for g in point.groups], rest)
             parts.append((fold, self.judge.score(model, fold)))
         indices, scores = joined(parts)
-        final = self.judge.score(point.model, self.splits.gate)
+        model = apply(self.teacher, [f.proposal for f in point.fitted])
+        final = self.judge.score(model, self.splits.gate)
         return replace(point, gate=self.judge.drop(scores, indices), veto=self.judge.drop(final, self.splits.gate))
 
 
@@ -261,7 +287,9 @@ def _spread(front: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]
 
 def _conflict(first: Option, second: Option) -> bool:
     one, other = first.timed.level, second.timed.level
-    return one.layer.key == other.layer.key or overlap(one.unfitted, other.unfitted)
+    if one.layer.key == other.layer.key:
+        return True
+    return overlap(one.unfitted, other.unfitted) and not combinable(one, other)
 
 
 def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> dict[str, Any]:
@@ -278,6 +306,8 @@ def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> d
         **search.calibration.record(),
         "splits": {"fit": len(search.splits.fit), "select": len(search.splits.select), "gate": len(search.splits.gate)},
         "plans": [asdict(p) for p in search.judge.plans],
+        "levels": {"offered": search.offered, "faster": search.faster},
+        "sampled": search.sampled,
         "budget": search.budget,
         "refused": refused,
         "unit": {"factor": factor, "suffix": suffix},

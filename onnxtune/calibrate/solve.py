@@ -20,17 +20,19 @@ import numpy as np
 import scipy.linalg
 
 from onnxtune.calibrate.covariance import ridge as with_ridge
-from onnxtune.calibrate.covariance import suggested_ridge
 from onnxtune.calibrate.forms import Factors, Form, composed
-from onnxtune.calibrate.models import Metric, Model, Weights, model_of
+from onnxtune.calibrate.models import Model, Weights, model_of
 from onnxtune.calibrate.moments import Array, Moments
+from onnxtune.calibrate.problem import Free, Problem, Seen
 from onnxtune.calibrate.starts import starts
+from onnxtune.calibrate.wide_convs import Rows, Sampled
 
 PATIENCE = 3
 """Canonical forms cross flat places."""
 
-TRIAL, FREE_ITERATIONS = 3, 10
-"""Iterations for each start before the best goes on, and for the fit without data that is one of them."""
+TRIAL, FREE_ITERATIONS, COSTLY_ITERATIONS = 3, 10, 5
+"""Iterations for each start before the best goes on, and for the fit without data that is one of them (the only one
+where iterations are costly)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +52,6 @@ class Fitted:
 
 
 @dataclass(frozen=True, eq=False)
-class _Problem:
-    target: Array
-    """(O, C, *kernel)"""
-    metric: Metric
-
-    def weighted(self, kernel: Array) -> Array:
-        """The kernel times the covariance, in the kernel's shape."""
-        return self.metric.times(kernel.reshape(len(kernel), -1)).reshape(kernel.shape)
-
-
-@dataclass(frozen=True, eq=False)
 class _Point:
     """Weights with the best last stage for the others."""
 
@@ -75,7 +66,7 @@ def fit(
     form: Form,
     weight: Array,
     bias: Array | None,
-    moments: Moments | None,
+    seen: Moments | Rows | None,
     mid: Sequence[int],
     *,
     ridge: float | None = None,
@@ -87,78 +78,64 @@ def fit(
     """The form with `mid` channels between its stages that does best what weight (O, C, *kernel) and bias do.
 
     `ridge`: None for what Ledoit and Wolf's shrinkage suggests (0.4 at an eighth as many rows as columns, 0.004
-    at 24 times as many). Data-free without moments: then the bias stays as it is.
+    at 24 times as many); rows have their own. Data-free where nothing was seen: then the bias stays as it is.
     Stops after `iterations`, or when PATIENCE in a row each lower the relative error by less than `tolerance` of it.
     """
-    out, channels, *kernel = weight.shape
-    full = None
-    if moments is not None:
-        full = with_ridge(moments.xx, suggested_ridge(moments) if ridge is None else ridge)
-    target = weight.reshape(out, -1)
-    if moments is not None and full is not None:
-        target = target + scipy.linalg.solve(full, (moments.yx - target @ moments.xx).T, assume_a="pos").T
-    problem = _Problem(target.reshape(weight.shape), Metric.of(full, channels, int(np.prod(kernel))))
-    energy = float(np.square(weight).sum()) if moments is None else float(moments.yy.sum())
+    problem = _problem(weight, seen, ridge)
     model = model_of(form)
     start, tried = _start(model, form, problem, mid, seed, steps, tolerance)
     point, more = _minimise(model, start, problem, max(0, iterations - len(tried) + 1), steps, tolerance)
     history = tried + more[1:]
     weights = model.balance(point.weights)
-    found = composed(form, weights).reshape(out, -1)
-    old = np.zeros(out) if bias is None else bias.astype(np.float64)
-    new = old if moments is None else moments.mean_y - found @ moments.mean_x
-    scale = max(energy, np.finfo(float).tiny)
-    error = _square_error(weight.reshape(out, -1), found, moments)
+    found = composed(form, weights)
+    old = np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
+    scale = max(problem.energy, np.finfo(float).tiny)
     curve = tuple(float(np.sqrt(max(e, 0.0) / scale)) for e in history)
-    return Fitted(Factors(form, weights, new), float(np.sqrt(max(error, 0.0) / scale)), curve)
+    error = float(np.sqrt(max(problem.lost(found), 0.0) / scale))
+    return Fitted(Factors(form, weights, problem.bias(found, old)), error, curve)
 
 
-def _square_error(weight: Array, found: Array, moments: Moments | None) -> float:
-    """E|y - y'|^2 with the best bias, or |W - K|^2."""
-    less = weight - found
-    if moments is None:
-        return float(np.square(less).sum())
-    unexplained = moments.yx - weight @ moments.xx
-    own = np.vdot(less @ moments.xx, less) + 2 * np.vdot(less, unexplained)
-    return float(own + moments.yy.sum() - np.vdot(weight, moments.yx + unexplained))
+def _problem(weight: Array, seen: Moments | Rows | None, ridge: float | None) -> Problem:
+    if seen is None:
+        return Free(weight)
+    if isinstance(seen, Rows):
+        return Sampled.of(weight, seen)
+    return Seen.of(weight, seen, ridge)
 
 
 def _start(
-    model: Model, form: Form, problem: _Problem, mid: Sequence[int], seed: int, steps: int, tolerance: float
+    model: Model, form: Form, problem: Problem, mid: Sequence[int], seed: int, steps: int, tolerance: float
 ) -> tuple[_Point, list[float]]:
     """The best of a few starts after a few iterations, and its errors so far.
 
-    One of them is the fit without data: so the fit with data does not end in a worse valley than that.
+    One of them is the solution of a cheaper problem, without data where there are moments: so the fit with data
+    does not end in a worse valley than that. Where iterations are costly it is the only one.
     """
-    found = _points(model, form, problem, mid, seed)[:2]
-    if problem.metric.full is not None:
-        channels, taps = problem.target.shape[1], problem.target[0, 0].size
-        plain = _Problem(problem.target, Metric.of(None, channels, taps))
-        free = _points(model, form, plain, mid, seed)[0]
-        free, _ = _minimise(model, free, plain, FREE_ITERATIONS, steps, tolerance)
-        found.append(_refit(model, free.weights, problem))
+    found = [] if problem.costly else _points(model, form, problem, mid, seed)[:2]
+    cheaper = problem.cheaper
+    if cheaper is not None:
+        point = _points(model, form, cheaper, mid, seed)[0]
+        first = COSTLY_ITERATIONS if problem.costly else FREE_ITERATIONS
+        point, _ = _minimise(model, point, cheaper, first, steps, tolerance)
+        found.append(_refit(model, point.weights, problem))
     if len(found) == 1:
         return found[0], [found[0].error]
     return min((_minimise(model, p, problem, TRIAL, steps, tolerance) for p in found), key=lambda t: t[1][-1])
 
 
-def _points(model: Model, form: Form, problem: _Problem, mid: Sequence[int], seed: int) -> list[_Point]:
+def _points(model: Model, form: Form, problem: Problem, mid: Sequence[int], seed: int) -> list[_Point]:
     """The starts with their last stages, the best first."""
     random = np.random.default_rng(seed)
     found = (_refit(model, w, problem) for w in starts(form, problem.target, problem.metric, mid, random))
     return sorted(found, key=lambda p: p.error)
 
 
-def _refit(model: Model, w: Weights, problem: _Problem) -> _Point:
+def _refit(model: Model, w: Weights, problem: Problem) -> _Point:
     """The last stage in closed form: (W* C T^T)(T C T^T)^-1, T its features."""
-    target, full = problem.target, problem.metric.full
-    through = np.eye(target[0].size) if full is None else full
-    features = model.last(w, through.reshape(-1, *target.shape[1:]))  # C T^T
-    gram = model.last(w, np.ascontiguousarray(features.T).reshape(-1, *target.shape[1:]))
-    last = solve_right(gram, target.reshape(len(target), -1) @ features).reshape(w[-1].shape)
-    weights = (*w[:-1], last)
-    less = target - model.value(weights)
-    slope = problem.weighted(less)
+    gram, cross = problem.normal(model, w)
+    weights = (*w[:-1], solve_right(gram, cross).reshape(w[-1].shape))
+    less = problem.target - model.value(weights)
+    slope = problem.times(less)
     return _Point(weights, gram, slope, float(np.vdot(less, slope)))
 
 
@@ -174,7 +151,7 @@ def solve_right(gram: Array, cross: Array) -> Array:
 
 
 def _minimise(
-    model: Model, point: _Point, problem: _Problem, iterations: int, steps: int, tolerance: float
+    model: Model, point: _Point, problem: Problem, iterations: int, steps: int, tolerance: float
 ) -> tuple[_Point, list[float]]:
     history = [point.error]
     slow = 0
@@ -190,7 +167,7 @@ def _minimise(
     return point, history
 
 
-def _step(model: Model, point: _Point, problem: _Problem, steps: int) -> _Point | None:
+def _step(model: Model, point: _Point, problem: Problem, steps: int) -> _Point | None:
     """A Gauss-Newton step of all stages together, shortened until the error falls; None when it never does."""
     change = _direction(model, point, problem, steps)
     for length in (1.0, 0.25, 0.06, 0.01):
@@ -201,7 +178,7 @@ def _step(model: Model, point: _Point, problem: _Problem, steps: int) -> _Point 
     return None
 
 
-def _direction(model: Model, point: _Point, problem: _Problem, steps: int) -> list[Array]:
+def _direction(model: Model, point: _Point, problem: Problem, steps: int) -> list[Array]:
     """J^T C J d = J^T C (W* - K) by preconditioned conjugate gradients, a few steps.
 
     In single precision: what it loses only turns the direction a little, and the error is judged in double.
@@ -218,7 +195,7 @@ def _direction(model: Model, point: _Point, problem: _Problem, steps: int) -> li
     first = height
     for _ in range(steps):
         image = model.forward(w, search)
-        weighted = problem.metric.times(image.reshape(len(image), -1)).reshape(image.shape)
+        weighted = problem.times(image)
         curvature = float(np.vdot(image, weighted))
         if curvature <= 0 or height <= 1e-10 * first:
             break

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
+from onnxtune.calibrate.any_batch import rows_are_images, set_free
 from onnxtune.calibrate.capture import exposing
 from onnxtune.calibrate.dataset import Dataset, Spec
 from onnxtune.calibrate.level import Level
@@ -32,11 +33,12 @@ BATCH_BYTES = 2**24
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """`facts` of the model from the cut on, `data` with the tensors at the cut as samples; `macs` and `bytes` of what
-    is before the cut."""
+    """`facts` of the model from the cut on, `data` with the tensors at the cut as samples; `whole`: the model, `macs`
+    and `bytes` of what is before the cut."""
 
     facts: Facts
     data: Dataset
+    whole: Model
     macs: int
     bytes: int
 
@@ -59,6 +61,12 @@ def tail_of(
     if kept is None:
         return None
     model = _from(facts, known)
+    if any(s.batch is not None for s in known):
+        set_free(model, {s.batch for s in known})
+        if rows_are_images(model, kept, target):
+            known = [replace(s, batch=None) for s in known]
+        else:
+            model = _from(facts, known)
     name = hashlib.sha256("|".join([facts.model.graph_sha256(), *cut, data.digest()]).encode()).hexdigest()
 
     def sample(index: int) -> dict[str, np.ndarray]:
@@ -68,7 +76,8 @@ def tail_of(
         data.source, data.count, tuple(known), sample, data.where, data.labels, lambda: name, data.names, data.classes
     )
     sizes = {s.name: size for s in known if (size := facts.size(s.name)) is not None}
-    return Tail(Facts(model, sizes), rest, total - behind, tensor_bytes(facts.model) - tensor_bytes(model))
+    before = total - behind, tensor_bytes(facts.model) - tensor_bytes(model)
+    return Tail(Facts(model, sizes), rest, facts.model, *before)
 
 
 def _key(facts: Facts, tensor: str) -> str:

@@ -11,7 +11,8 @@ so W (J, d) stays as it is stored, in single precision, and everything else is (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,41 +26,28 @@ from onnxtune.calibrate.solve import solve_right
 
 BLOCK = 512
 """Rows of the weights that are handled at a time."""
-FEW = 4
-"""Where so many times the rank do not exhaust the outputs, leading eigenvectors are iterated for."""
-ITERATIONS = 4
+DENSE = 1024
+"""Outputs up to which a covariance of them is decomposed at once; beyond, leading eigenvectors are iterated for."""
+ITERATIONS, MORE = 4, 16
 
 
 class Weights:
-    """W (J, d), of float32, and what of it does not depend on any data."""
+    """W (J, d), which `source` gives as float32 whenever it is wanted, and what of it does not depend on any data."""
 
-    def __init__(self, weight: NDArray[Any]) -> None:
-        self.values = weight.astype(np.float32, copy=False)
+    def __init__(self, source: Callable[[], NDArray[Any]]) -> None:
+        self.source = source
+        self._gram: NDArray[np.float32] | None = None
 
-    @cached_property
-    def gram(self) -> Array:
-        """W W^T"""
-        blocks = [self.values[i : i + BLOCK] @ self.values.T for i in range(0, len(self.values), BLOCK)]
-        return np.concatenate(blocks).astype(np.float64)
-
-    @cached_property
-    def energy(self) -> float:
-        return float(sum(np.square(row, dtype=np.float64).sum() for row in self.values))
-
-    def pooled(self, maps: Array) -> Array:
-        """W P^T (J, C R) for maps (R, S)."""
-        j, s = len(self.values), maps.shape[1]
-        return (self.values.reshape(j, -1, s) @ maps.T.astype(np.float32)).reshape(j, -1).astype(np.float64)
-
-    def spatial(self, channel: Array) -> Array:
-        """The sum over j of W_j^T A W_j (S, S), W_j (C, S), A (C, C)."""
-        j, c = len(self.values), len(channel)
-        mixing = channel.astype(np.float32)
-        total: Array = np.zeros((self.values.shape[1] // c,) * 2)
-        for i in range(0, j, BLOCK):
-            part = self.values[i : i + BLOCK].reshape(-1, c, len(total))
-            total += np.tensordot(part, mixing @ part, ((0, 1), (0, 1)))
-        return total
+    def gram(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """W W^T. `values`: W, to be held no longer than a sample of rows is."""
+        if self._gram is None:
+            j = len(values)
+            found = np.empty((j, j), np.float32)
+            for i in range(0, j, BLOCK):
+                found[i : i + BLOCK, i:] = values[i : i + BLOCK] @ values[i:].T
+                found[i:, i : i + BLOCK] = found[i : i + BLOCK, i:].T
+            self._gram = found
+        return self._gram
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +55,8 @@ class Sample:
     """What rows x (n, d) and the teacher's answers y (n, J) say of a layer W x + b; see the module's docstring."""
 
     weights: Weights
+    values: NDArray[np.float32]
+    """W"""
     x: NDArray[np.float32]
     """centred"""
     mean_x: Array
@@ -82,9 +72,13 @@ class Sample:
     """D (J, n)"""
     through: Array
     """S (n, J)"""
+    seed: int
+    _found: list[tuple[Array, Array, NDArray[np.float32]]] = field(default_factory=list)
+    _separable: dict[int, tuple[Array, Array]] = field(default_factory=dict)
 
     @staticmethod
-    def of(weights: Weights, x: NDArray[Any], y: NDArray[Any]) -> Sample:
+    def of(weights: Weights, x: NDArray[Any], y: NDArray[Any], seed: int = 0) -> Sample:
+        values = weights.source()
         n, d = x.shape
         mean_x, mean_y = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
         centred = x.astype(np.float32) - mean_x.astype(np.float32)
@@ -95,12 +89,14 @@ class Sample:
         distance = square - d * variance**2
         noise = max(0.0, (float(np.square(lengths).mean()) - square) / n)
         shrink = 1.0 if distance <= 0 else max(min(distance, noise) / distance, 1e-6)
-        plain = (centred @ weights.values.T).astype(np.float64)
+        plain = (centred @ values.T).astype(np.float64)
         inverse = gram * ((1 - shrink) / n)
         inverse.flat[:: n + 1] += shrink * variance
         correction = scipy.linalg.solve(inverse, y - mean_y - plain, assume_a="pos").T / n
         through = plain + gram @ correction.T
-        return Sample(weights, centred, mean_x, mean_y, gram, shrink, variance, plain, correction, through)
+        return Sample(
+            weights, values, centred, mean_x, mean_y, gram, shrink, variance, plain, correction, through, seed
+        )
 
     @property
     def count(self) -> int:
@@ -110,29 +106,62 @@ class Sample:
     def energy(self) -> float:
         """E|W* (x - mean)|^2"""
         crossed = 2 * float(np.vdot(self.correction.T, self.plain))
-        own = self.weights.energy + crossed + float(np.vdot(self.correction @ self.gram, self.correction))
+        own = float(sum(np.square(row, dtype=np.float64).sum() for row in self.values))
+        own += crossed + float(np.vdot(self.correction @ self.gram, self.correction))
         return float(self.mixed(np.square(self.through).sum(), own))
 
-    @cached_property
-    def outputs(self) -> Array:
-        """W* C W*^T"""
-        crossed = self.correction @ self.plain
-        own = self.weights.gram + crossed + crossed.T + self.correction @ self.gram @ self.correction.T
-        return np.asarray(self.mixed(self.through.T @ self.through, own))
+    def outputs(self, columns: NDArray[Any]) -> NDArray[Any]:
+        """W* C W*^T times columns (J, k)."""
+        seen = self.through.T @ (self.through @ columns)
+        own = self.weights.gram(self.values) @ columns + self.correction @ (self.plain @ columns)
+        own += self.plain.T @ (self.correction.T @ columns)
+        own += self.correction @ (self.gram @ (self.correction.T @ columns))
+        return np.asarray(self.mixed(seen, own))
 
     def mixed(self, seen: Any, prior: Any) -> Any:
         """A second moment: its sum over the sample, shrunk to what it is for C = m I."""
         return (1 - self.shrink) / self.count * seen + self.shrink * self.variance * prior
 
+    def leading(self, rank: int, largest: int) -> tuple[Array, Array, NDArray[np.float32]]:
+        """The leading eigenvectors Q (J, rank) of W* C W*^T, their eigenvalues, and Q^T W* (rank, d).
 
-def low_rank(sample: Sample, rank: int, seed: int) -> Head:
-    """The product of (J, rank) and (rank, d)."""
-    q = _leading(sample.outputs, rank, seed)
-    inner = q.T.astype(np.float32) @ sample.weights.values
-    inner += (q.T @ sample.correction).astype(np.float32) @ sample.x
-    kept = float(np.einsum("jr,jk,kr->", q, sample.outputs, q, optimize=True))
+        They are computed for the `largest` rank that will be asked for, of which smaller ones are a part.
+        """
+        if not self._found or self._found[0][0].shape[1] < rank:
+            self._found.clear()
+            values, q = _leading(self.outputs, len(self.values), max(rank, largest), self.seed)
+            inner = q.T.astype(np.float32) @ self.values
+            inner += (q.T @ self.correction).astype(np.float32) @ self.x
+            self._found.append((q, values, inner))
+        q, values, inner = self._found[0]
+        return q[:, :rank], values[:rank], inner[:rank]
+
+    def spatial(self, channels: int) -> tuple[Array, Array]:
+        """L and the eigenvectors of L^T (sum_j W_j^T A W_j) L, the leading ones first, where the covariance of maps
+        (C, S) is taken for A (x) L L^T."""
+        if channels not in self._separable:
+            maps = self.x.reshape(self.count, channels, -1)
+            s = maps.shape[2]
+            channel, spatial = np.zeros((channels, channels)), np.zeros((s, s))
+            for image in maps:
+                channel += image @ image.T / s
+                spatial += image.T @ image / channels
+            root = np.linalg.cholesky(self.mixed(spatial, np.eye(s)))
+            mixing = self.mixed(channel, np.eye(channels)).astype(np.float32)
+            total: Array = np.zeros((s, s))
+            for i in range(0, len(self.values), BLOCK):
+                part = self.values[i : i + BLOCK].reshape(-1, channels, s)
+                total += np.tensordot(part, mixing @ part, ((0, 1), (0, 1)))
+            gram = root.T @ total @ root
+            self._separable[channels] = root, scipy.linalg.eigh((gram + gram.T) / 2)[1][:, ::-1]
+        return self._separable[channels]
+
+
+def low_rank(sample: Sample, rank: int, largest: int = 0) -> Head:
+    """The product of (J, rank) and (rank, d); see `Sample.leading`."""
+    q, values, inner = sample.leading(rank, largest)
     bias = sample.mean_y - q @ (inner @ sample.mean_x)
-    return Head(inner, q, bias, _root(sample.energy - kept, sample.energy))
+    return Head(inner, q, bias, _root(sample.energy - float(values.sum()), sample.energy))
 
 
 def pooled(sample: Sample, maps: Array) -> Head:
@@ -140,8 +169,9 @@ def pooled(sample: Sample, maps: Array) -> Head:
     n, s = sample.count, maps.shape[1]
     small = maps.astype(np.float32)
     rows = (sample.x.reshape(n, -1, s) @ small.T).reshape(n, -1).astype(np.float64)
-    channels = rows.shape[1] // len(maps)
-    cross = sample.mixed(sample.through.T @ rows, sample.weights.pooled(maps) + sample.correction @ rows)
+    channels, j = rows.shape[1] // len(maps), len(sample.values)
+    own = (sample.values.reshape(j, -1, s) @ small.T).reshape(j, -1).astype(np.float64)
+    cross = sample.mixed(sample.through.T @ rows, own + sample.correction @ rows)
     gram = sample.mixed(rows.T @ rows, np.kron(np.eye(channels), maps @ maps.T))
     outer = solve_right(gram, cross)
     mean = (sample.mean_x.reshape(-1, s) @ maps.T).ravel()
@@ -151,32 +181,27 @@ def pooled(sample: Sample, maps: Array) -> Head:
 
 def learned_maps(sample: Sample, channels: int, number: int) -> Head:
     """`number` maps shared by all channels: the best ones as far as C is a Kronecker product A (x) B."""
-    maps = sample.x.reshape(sample.count, channels, -1)
-    s = maps.shape[2]
-    channel, spatial = np.zeros((channels, channels)), np.zeros((s, s))
-    for image in maps:
-        channel += image @ image.T / s
-        spatial += image.T @ image / channels
-    channel, spatial = sample.mixed(channel, np.eye(channels)), sample.mixed(spatial, np.eye(s))
-    root = np.linalg.cholesky(spatial)
-    gram = root.T @ sample.weights.spatial(channel) @ root
-    vectors = scipy.linalg.eigh((gram + gram.T) / 2)[1][:, ::-1][:, :number]
-    found = scipy.linalg.solve_triangular(root, vectors, lower=True, trans="T").T
+    root, vectors = sample.spatial(channels)
+    found = scipy.linalg.solve_triangular(root, vectors[:, :number], lower=True, trans="T").T
     return pooled(sample, np.linalg.qr(found.T)[0].T)
 
 
-def _leading(matrix: Array, number: int, seed: int) -> Array:
-    """Orthonormal leading eigenvectors (J, number) of a positive semidefinite matrix."""
-    size = len(matrix)
-    if FEW * number >= size or size < BLOCK:
-        return np.asarray(scipy.linalg.eigh(matrix, subset_by_index=(size - number, size - 1))[1][:, ::-1])
-    basis = np.random.default_rng(seed).standard_normal((size, number + 16), dtype=np.float32)
-    single = (matrix / np.trace(matrix)).astype(np.float32)
-    for _ in range(ITERATIONS):
-        basis = np.linalg.qr(single @ basis)[0]
-    basis = np.linalg.qr(basis.astype(np.float64))[0]
-    vectors = scipy.linalg.eigh(basis.T @ matrix @ basis)[1][:, ::-1][:, :number]
-    return np.asarray(basis @ vectors)
+def _leading(times: Callable[[NDArray[Any]], NDArray[Any]], size: int, number: int, seed: int) -> tuple[Array, Array]:
+    """The largest eigenvalues and their vectors (J, number), orthonormal, of a positive semidefinite matrix of this
+    size that can be multiplied with."""
+    if size <= DENSE:
+        values, vectors = scipy.linalg.eigh(times(np.eye(size)), subset_by_index=(size - number, size - 1))
+        return values[::-1], np.asarray(vectors[:, ::-1])
+    basis = np.random.default_rng(seed).standard_normal((size, min(size, number + MORE)), dtype=np.float32)
+    for iteration in range(ITERATIONS):
+        longer = times(basis)
+        scaled = (longer / np.abs(longer).max()).astype(np.float32)
+        # In between columns need only stay apart, for which LU is enough and far quicker. (numpy's QR is in double.)
+        last = iteration == ITERATIONS - 1
+        basis = scipy.linalg.qr(scaled, mode="economic")[0] if last else scipy.linalg.lu(scaled, permute_l=True)[0]
+    small = basis.T.astype(np.float64) @ times(basis)
+    values, vectors = scipy.linalg.eigh((small + small.T) / 2)
+    return values[::-1][:number], np.asarray(basis @ vectors[:, ::-1][:, :number])
 
 
 def _root(part: float, whole: float) -> float:

@@ -22,9 +22,13 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     budget = amount(found, found["budget"])
     what = f"{escape(plan['metric'])} of '{escape(plan['output'])}' ({escape(plan['why'])})"
     yield f"Metric: {what}, at most {budget} less"
+    if found["sampled"]:
+        layers = [f"{escape(s['layer'])} ({s['columns']} columns)" for s in found["sampled"]]
+        most = max(s["rows"] for s in found["sampled"])
+        yield f"Fitted to a sample of at most {most} rows, too wide for a covariance: {', '.join(layers)}"
     gate = found["gate"]
     if gate is None:
-        yield "No calibrated rewrite passed the gate and was faster: exact rewrites only"
+        yield f"{_why_none(found['levels'])}: exact rewrites only"
         return
     values = ""
     if gate["before"] is not None:
@@ -41,6 +45,14 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     needed = gate["needed_for_half"]
     if needed is not None and needed > gate["samples"]:
         yield f"Half the budget would need about {needed} samples at this loss"
+
+
+def _why_none(levels: Mapping[str, int]) -> str:
+    if not levels["offered"]:
+        return "No layer has a form that calibration could fit"
+    if not levels["faster"]:
+        return f"None of the {levels['offered']} forms that calibration could fit is faster here"
+    return "No calibrated rewrite passed the gate and was faster"
 
 
 def front(found: Mapping[str, Any]) -> Table:

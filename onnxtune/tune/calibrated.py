@@ -83,7 +83,7 @@ def _search(run: Run, before: Model, facts: Facts, levels: Sequence[Level], cali
         )
         latency = run.timer.latency(before, run.sizes)
         seen = facts if tail is None else tail.facts
-        return Search(seen, judge, calibration, run.target, run.options.seed, latency, run.notify, tail)
+        return Search(seen, judge, calibration, run.target, run.options.seed, latency, run.notify, tail, len(levels))
 
 
 def _timed(run: Run, facts: Facts, said: Sequence[Level | Decline]) -> tuple[list[Timed], list[Timed]]:
@@ -92,10 +92,11 @@ def _timed(run: Run, facts: Facts, said: Sequence[Level | Decline]) -> tuple[lis
     levels = [level for level in said if isinstance(level, Level)]
     found: list[Timed] = []
     slow: list[Timed] = []
+    trials = run.timer.regions(facts, (level.unfitted for level in levels))
     for i, level in enumerate(levels):
         run.notify(f"measuring {level.rule}", i, len(levels))
         with run.stage("measure"):
-            trial = run.timer.region(facts, level.unfitted)
+            trial = next(trials)
         small = _freed(facts, level.unfitted) if run.options.objective == "size" else None
         good = "faster" if small is None else ("faster", "no measurable change")
         if trial.comparison is not None and trial.comparison.verdict in good:
@@ -114,10 +115,10 @@ def _with(
     """The point's rewrites, exact ones again on top, timed: against what exact rewrites alone give, and the
     original. None when they do not pay."""
     facts = run.facts_of(apply(base, [s.proposal for s in steps]))
-    fitted = [
-        replace(step_of(facts, f.proposal, o.timed.comparison), error=f.error)
-        for o, f in zip(point.options, point.fitted, strict=True)
-    ]
+    fitted = []
+    for group, made in zip(point.groups, point.fitted, strict=True):
+        measured = group[0].timed.comparison if len(group) == 1 else _anew(run, facts, made.proposal)
+        fitted.append(replace(step_of(facts, made.proposal, measured), error=made.error))
     both = [*steps, *fitted]
     both = _busy(both)
     middle = apply(base, [s.proposal for s in both])
@@ -151,6 +152,12 @@ def _with(
     if not (forced or (pays and faster)):
         return None
     return point, result, last.comparison, [*both, *after]
+
+
+def _anew(run: Run, facts: Facts, proposal: Proposal) -> Comparison | None:
+    """What levels save that are one rewrite now, timed whatever the time budget says."""
+    with run.stage("measure"):
+        return replace(run.timer, deadline=float("inf")).region(facts, proposal).comparison
 
 
 def _freed(facts: Facts, proposal: Proposal) -> int:

@@ -55,6 +55,7 @@ class Run:
         binding = bind(original, options.sizes)
         self.sizes = binding.sizes
         self.notes = [*binding.assumed, *notes_on(options.ranges)]
+        self.notes += [] if calibration is None else calibration.data.notes
         if options.objective == "throughput":
             self.sizes, free = with_batch(original, binding.sizes, options.sizes, BATCH)
             self.notes.append(f"measured at batch {BATCH}" if free else "measured at the batch that the model fixes")

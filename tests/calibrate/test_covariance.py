@@ -1,4 +1,4 @@
-"""Shrinkage by the formula; Kronecker covariances found again."""
+"""Shrinkage by the formula, and what it is for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from layers import moments
 
-from onnxtune.calibrate.covariance import intensity, kronecker, ridge, shrunk, suggested_ridge
+from onnxtune.calibrate.covariance import intensity, ridge, shrunk, suggested_ridge
 
 
 def test_intensity_is_ledoit_and_wolfs_formula() -> None:
@@ -45,21 +45,3 @@ def test_data_without_variance() -> None:
     assert suggested_ridge(data) == 10.0
     assert np.linalg.cond(shrunk(data)) < 1e9
     assert np.array_equal(ridge(np.zeros((3, 3)), 0.1), np.eye(3))
-
-
-def test_kronecker_covariance_is_found_again() -> None:
-    random = np.random.default_rng(0)
-    a, b = (random.standard_normal((n, n)) + 2 * np.eye(n) for n in (5, 9))
-    channel, spatial = a @ a.T, b @ b.T
-    spatial *= 9 / np.trace(spatial)
-    x = np.einsum("cd,ndt,st->ncs", a, random.standard_normal((4000, 5, 9)), b) * (9 / np.trace(b @ b.T)) ** 0.5
-    found = kronecker((x + 2).reshape(4000, -1), 5)
-    assert np.trace(found.spatial) == pytest.approx(9)
-    assert np.allclose(found.channel, channel, atol=0.05 * np.abs(channel).max())
-    assert np.allclose(found.spatial, spatial, atol=0.05 * np.abs(spatial).max())
-
-
-def test_kronecker_of_fewer_rows_than_columns() -> None:
-    found = kronecker(np.random.default_rng(0).standard_normal((12, 60)), 15)
-    assert np.linalg.eigvalsh(found.channel).min() > 0
-    assert np.linalg.eigvalsh(found.spatial).min() > 0

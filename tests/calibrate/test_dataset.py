@@ -12,8 +12,9 @@ import pytest
 
 from onnxtune.calibrate.dataset import Dataset, open_dataset, split
 from onnxtune.calibrate.preprocess import Preprocess, parse
+from onnxtune.demo import FOLDER, held_out_images, model_path
 from onnxtune.errors import DataError, UsageError
-from onnxtune.model import Model
+from onnxtune.model import Model, load
 from onnxtune.testing import model_of
 
 Image = pytest.importorskip("PIL.Image", reason="pillow is not installed")
@@ -46,6 +47,37 @@ def test_npz_by_input_name(write: Callable[..., Any], tmp_path: Path, model: Mod
         assert data.labels is not None
         assert data.labels.tolist() == list(range(20))
         np.testing.assert_array_equal(data.feeds([3, 0])["image"], X[[3, 0]])
+
+
+@pytest.mark.parametrize(("shape", "stored"), [("1, 8, 6", (20, 8, 6)), ("8, 6, 1", (20, 8, 6))])
+def test_the_channel_axis_of_gray_images_may_be_missing(shape: str, stored: tuple[int, ...], tmp_path: Path) -> None:
+    gray = Model(model_of(f"g (float[N, {shape}] image) => (float[N, {shape}] y) {{ y = Relu (image) }}"))
+    np.save(tmp_path / "d.npy", X[:, 0].reshape(20, -1)[:, : int(np.prod(stored[1:]))].reshape(stored))
+    with open_dataset(str(tmp_path / "d.npy"), gray) as data:
+        found = data.feeds([2, 3])["image"]
+        assert found.shape == (2, *(int(d) for d in shape.split(",")))
+        np.testing.assert_array_equal(found.ravel(), np.load(tmp_path / "d.npy")[2:4].ravel())
+        assert "of one channel" in data.notes[0]
+
+
+@pytest.mark.parametrize("stored", [(1, 8, 6), (20, 6, 8), (20, 48)])
+def test_no_channel_axis_is_made_up(stored: tuple[int, ...], tmp_path: Path) -> None:
+    gray = Model(model_of("g (float[N, 1, 8, 6] image) => (float[N, 1, 8, 6] y) { y = Relu (image) }"))
+    np.save(tmp_path / "d.npy", np.zeros(stored, np.float32))
+    with (
+        pytest.raises(DataError, match=r"no sample axis|takes samples of 1x8x6"),
+        open_dataset(str(tmp_path / "d.npy"), gray),
+    ):
+        pass
+
+
+def test_the_images_of_the_demo_are_taken_as_they_are() -> None:
+    assert held_out_images()[0].shape[1:] == (1, 32, 32)
+    with open_dataset(str(FOLDER / "digits.npz"), load(model_path()), preprocess=parse({"scale": "1/255"})) as data:
+        images, labels = held_out_images()
+        np.testing.assert_allclose(data.feeds(range(len(images)))["image"], images)
+        assert data.labels is not None
+        np.testing.assert_array_equal(data.labels, labels)
 
 
 def test_npz_of_two_inputs(tmp_path: Path) -> None:
@@ -256,6 +288,9 @@ def test_labels_that_do_not_fit(labels: Any, message: str, tmp_path: Path, model
     ("body", "error", "message"),
     [
         ("raise ValueError('boom')", DataError, "raised ValueError: boom"),
+        ("raise SystemExit(2)", DataError, "raised SystemExit: 2"),
+        ("return 3", DataError, "it raised TypeError: 'int' object is not iterable"),
+        ("yield {}[0]", DataError, "it raised KeyError: 0"),
         ("return iter([])", DataError, "no samples"),
         ("return iter([3])", DataError, "expected a mapping"),
         ("return iter([{}])", DataError, "no array for input 'image'"),

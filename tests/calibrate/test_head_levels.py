@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxtune.apply import apply
 from onnxtune.calibrate import head_levels as head_levels_module
 from onnxtune.calibrate import layer as layer_module
+from onnxtune.calibrate import wide_heads
 from onnxtune.calibrate.dataset import Dataset, specs_of
 from onnxtune.calibrate.evidence import gather
 from onnxtune.calibrate.head_forms import HeadForm, grid_maps, window
@@ -145,6 +146,9 @@ def test_wide_layers_are_fitted_from_rows(form: HeadForm, monkeypatch: pytest.Mo
     assert level.layer.wide
     evidence = gather(level.layer, model, model, dataset(model, images(200)), np.arange(200), ONE, 0)
     assert evidence.gathered is None
+    first = level.fit(evidence, True).proposal.fragment.initializers  # a part of what serves larger ranks too
+    second = level.fit(evidence, False).proposal.fragment.initializers
+    assert [w.SerializeToString() for w in first] == [w.SerializeToString() for w in second]
     after, error = refitted(model, level, images(200))
     x = images(7, seed=3)
     want = run(model, x)
@@ -153,7 +157,10 @@ def test_wide_layers_are_fitted_from_rows(form: HeadForm, monkeypatch: pytest.Mo
     assert error < close
 
 
-def test_both_ways_to_fit_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dense", [1024, 4])
+def test_both_ways_to_fit_agree(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `dense` 4 the leading eigenvectors are iterated for."""
+    monkeypatch.setattr(wide_heads, "DENSE", dense)
     model = Model(head("Flatten", rng().standard_normal((J, C * H * W))))
     x, found = images(50), []
     for wide in (1000, 64):
@@ -235,6 +242,20 @@ def test_layers_further_back_become_low_rank() -> None:
     after, _ = refitted(model, second, images(100, (6, 4, 4)))
     x = images(5, (6, 4, 4), seed=4)
     assert np.allclose(run(after, x), run(model, x), atol=1e-2)
+
+
+def test_a_conv_on_one_pixel_becomes_low_rank() -> None:
+    """As fully convolutional exports write the layers after the first."""
+    second = (rng(1).standard_normal((30, 8)) @ rng(2).standard_normal((8, 40))).reshape(30, 40, 1, 1)
+    weights = {"w": rng().standard_normal((40, 6, 4, 4)), "u": second, "b": rng(3).standard_normal(30)}
+    text = """g (float[N, 6, 4, 4] x) => (float[N, 30, 1, 1] y) {
+        a = Conv (x, w) r = Relu (a) c = Conv (r, u, b) y = Sigmoid (c) }"""
+    model = Model(model_of(text, {k: v.astype(np.float32) for k, v in weights.items()}))
+    level = next(x for x in said_of(model.proto) if isinstance(x, Level) and x.layer.key == "c")
+    assert level.settings == {"form": "low_rank", "size": "rank 8"}
+    after, _ = refitted(model, level, images(100, (6, 4, 4)))
+    x = images(5, (6, 4, 4), seed=4)
+    assert np.allclose(run(after, x), run(model, x), atol=1e-3)
 
 
 def test_branches_each_on_their_own() -> None:

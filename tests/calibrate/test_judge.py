@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from smallnet import classifier, images, write_data
 
 from onnxtune.calibrate.dataset import open_dataset
+from onnxtune.calibrate.functions import named
 from onnxtune.calibrate.judge import Judge, joined, plan_outputs
 from onnxtune.errors import DataError, UsageError
 from onnxtune.model import Model
@@ -108,6 +109,9 @@ def test_users_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("metric_raises", "raise KeyError('boom')", "it raised KeyError"),
         ("metric_scalar", "return 0.5", "a score for each"),
         ("metric_nan", "return np.full(len(labels), np.nan)", "NaN or infinite"),
+        ("metric_exits", "raise SystemExit(4)", "it raised SystemExit: 4"),
+        ("metric_words", "return ['good'] * len(labels)", "it returned a list that is no numbers"),
+        ("metric_none", "return None", "(that is no numbers|NaN or infinite|a score for each)"),
     ],
 )
 def test_users_function_that_fails(
@@ -123,6 +127,30 @@ def test_functions_that_do_not_exist(tmp_path: Path) -> None:
         for metric in ("no_such_module:f", "json:no_such", "json:__name__"):
             with pytest.raises(UsageError, match="--metric"):
                 Judge(Model(proto), data, Target(), metric=metric)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("module_raises", "raise RuntimeError('boom')", "cannot be imported: it raised RuntimeError: boom"),
+        ("module_exits", "import sys; sys.exit(3)", "cannot be imported: it raised SystemExit: 3"),
+        ("module_broken", "def score(:", "cannot be imported: it raised SyntaxError: .*module_broken.py, line 1"),
+        ("module_needs", "import no_such_module", r"cannot be imported \(No module named 'no_such_module'\)"),
+        ("", "", "expected module:function"),
+    ],
+)
+def test_modules_that_fail(name: str, text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"^--metric {name}:score: {message}"):
+        named("--metric", f"{name}:score")
+
+
+def test_ctrl_c_in_the_users_code_is_no_error_of_his(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "module_waits.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        named("--metric", "module_waits:score")
 
 
 def test_labels_beyond_the_classes(tmp_path: Path) -> None:

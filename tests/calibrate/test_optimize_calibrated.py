@@ -12,7 +12,9 @@ import pytest
 from smallnet import classifier, images, write_data
 
 import onnxtune
+from onnxtune.calibrate import layer as layer_module
 from onnxtune.cli import main
+from onnxtune.render import calibration
 
 
 @pytest.fixture
@@ -54,6 +56,37 @@ def test_without_data_nothing_is_refitted(tmp_path: Path, quick: None) -> None:
 def test_without_data_it_says_what_data_could_be_worth() -> None:
     result = onnxtune.optimize(classifier(kernel=9, width=32), providers="cpu", threads=1, only=["separable_conv"])
     assert any("with --calibration-data up to" in note for note in result.report.notes)
+
+
+def test_no_layer_that_could_be_fitted_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], quick: None) -> None:
+    """A model without a large kernel, and the rule for large kernels."""
+    onnx.save(classifier(kernel=3), tmp_path / "small.onnx")
+    words = ["optimize", str(tmp_path / "small.onnx"), "--threads", "1", "--only", "stack_3x3"]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--calibration-data", str(write_data(tmp_path, 100))])
+    assert not stop.value.code
+    assert "No layer has a form that calibration could fit" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_the_report_says_what_was_fitted_to_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_module, "MOST_COLUMNS", 500)
+    result = onnxtune.optimize(
+        classifier(kernel=9, width=16),
+        providers="cpu",
+        threads=1,
+        only=["separable_conv"],
+        settings={"separable_conv": {"ratios": [0.4]}},
+        calibration_data=write_data(tmp_path, 300),
+        max_drop="10%",
+    )
+    found = result.report.calibration
+    assert found is not None
+    ((layer, columns, rows),) = [(s["layer"], s["columns"], s["rows"]) for s in found["sampled"]]
+    assert (layer, columns, rows) == ("c", 16 * 81, 8192)
+    text = " ".join(calibration.lines(found))
+    assert "Fitted to a sample of at most 8192 rows" in text
+    assert "c (1296 columns)" in text
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

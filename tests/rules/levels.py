@@ -130,7 +130,6 @@ def near_misses() -> list[tuple[onnx.ModelProto, str]]:
         (model_of(fed), "not constant"),
         (conv_model(random_weight(8, 8, 5, 5), auto), "auto_pad"),
         (model_of(wide, {"w": double}), "float64"),
-        (conv_model(random_weight(4, 192, 5, 5)), "columns"),
     ]
 
 

@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 from onnxtune.apply import apply
 from onnxtune.calibrate.capture import exposing
 from onnxtune.calibrate.evidence import Evidence
-from onnxtune.calibrate.level import Level
+from onnxtune.calibrate.layer import Layer
+from onnxtune.calibrate.level import Level, Look, combinable
 from onnxtune.calibrate.moments import Accumulator
+from onnxtune.calibrate.prune_levels import ladder
+from onnxtune.channels.cost import Target as Shapes
 from onnxtune.model import Model
+from onnxtune.proposal import Proposal, overlap
 from onnxtune.runtime import Session, Target
 from onnxtune.testing import model_of
 
@@ -49,6 +53,9 @@ STORED: dict[str, Any] = {
     "high": np.array(6, np.float32),
     "k": random(20, 5, 3, 3),
     "w": random(20, 20, 3, 3),
+    "w2": random(20, 20, 1, 1, seed=1),
+    "v26": random(7, 26, 3, 3),
+    "s6": random(6, 6, 1, 1),
 }
 
 
@@ -68,6 +75,20 @@ def seen(level: Level, proto: onnx.ModelProto, x: NDArray[np.float32]) -> Eviden
     found, rows = Accumulator(layer.columns, layer.outputs), values[layer.x].reshape(len(x), -1)
     found.add(rows, values[layer.y])
     return Evidence(found.finish(), rows, values[layer.y], (), 0)
+
+
+def looking(proto: onnx.ModelProto, x: NDArray[np.float32]) -> Look:
+    """What layers see of x; their answers are those of the unchanged network."""
+
+    def look(layer: Layer, change: Proposal | None) -> Evidence:
+        student = Model(proto) if change is None else apply(Model(proto), [change])
+        onnx.checker.check_model(student.proto, full_check=True)
+        rows = Session(exposing(student, [layer.x]), Target(), "disable").run({"x": x})[layer.x]
+        answers = Session(exposing(Model(proto), [layer.y]), Target(), "disable").run({"x": x})[layer.y]
+        assert layer.window is not None
+        return evidence_of(layer, rows, answers)
+
+    return look
 
 
 def inputs(count: int, seed: int) -> NDArray[np.float32]:
@@ -136,8 +157,85 @@ def test_any_chain(width: int, out: int, pads: tuple[int, ...], activation: str)
     assert np.sqrt(np.square(have[0] - want).mean()) < spread, "better than the mean"
 
 
+TWO_READERS = (
+    "c = Conv <pads = [1,1,1,1]> (x, u)  r = Relu (c)  a = Conv (r, v)  s = Relu (a)  e = Conv (r, v2)  y = Add (s, e)"
+)
+RESIDUAL = """c = Conv <pads = [1,1,1,1]> (x, u)  r = Relu (c)
+              t = Conv <pads = [1,1,1,1]> (r, w)  a = Add (t, r)  s = Relu (a)
+              i = Conv (s, p2)  j = Relu (i)  k2 = Conv <pads = [1,1,1,1]> (j, u)  m = Add (k2, s)  n = Relu (m)
+              y = Conv (n, v, b)"""
+
+
+@pytest.mark.parametrize(("body", "readers"), [(TWO_READERS, 2), (RESIDUAL, 3)])
+def test_channels_that_several_layers_read(body: str, readers: int) -> None:
+    """All of them make up for what is gone, in order, also where they write to the channels that they read."""
+    proto = model(body, v2=random(7, 20, 3, 3, seed=2), p2=random(6, 20, 1, 1))
+    found = [v for v in levels_of(RULE, proto, min_share=0.0)[0] if v.joint is not None]
+    assert found
+    x, errors = inputs(50, 1), []
+    want = outputs(proto, x)[0]
+    for level in found:
+        assert level.joint is not None
+        looked: list[tuple[str, bool]] = []
+        seeing = looking(proto, inputs(200, 0))
+
+        def look(layer: Layer, change: Proposal | None, seeing: Look = seeing, looked: Any = looked) -> Evidence:
+            looked.append((layer.y, change is not None))
+            return seeing(layer, change)
+
+        fitted, rough = level.joint(look, False), level.joint(seeing, True)
+        assert len({y for y, _ in looked}) == readers
+        assert sum(changed for _, changed in looked) == readers - 1
+        after = apply(Model(proto), [fitted.proposal]).proto
+        onnx.checker.check_model(after, full_check=True)
+        have = outputs(after, x)
+        np.testing.assert_allclose(have[0], have[1], atol=1e-4)
+        plain, rough_ones = (outputs(apply(Model(proto), [p]).proto, x)[0] for p in (level.unfitted, rough.proposal))
+        fit, quick, bare = (float(np.square(o - want).mean()) for o in (have[0], rough_ones, plain))
+        assert fit < 0.7 * bare
+        assert quick < bare
+        errors.append(fit)
+    assert errors == sorted(errors), "the fewer channels, the larger the error"
+
+
+def test_channels_that_nobody_needs_go_from_a_residual_stream() -> None:
+    """What is zero, or doubled, in all writers goes first and costs nothing."""
+    weights = {k: STORED[k].copy() for k in ("u", "w", "v")}
+    weights["u"][16:18], weights["w"][16:18] = 0, 0
+    weights["u"][18:], weights["w"][18:] = weights["u"][:2], weights["w"][:2]
+    body = """c = Conv <pads = [1,1,1,1]> (x, u)  r = Relu (c)  t = Conv <pads = [1,1,1,1]> (r, w)  a = Add (t, r)
+              e = Relu (a)  y = Conv (e, v, b)"""
+    proto = model(body, **weights)
+    level = next(v for v in levels_of(RULE, proto, min_share=0.0)[0] if v.settings["channels"] == 16)
+    assert level.joint is not None
+    after = apply(Model(proto), [level.joint(looking(proto, inputs(200, 0)), False).proposal]).proto
+    x = inputs(20, 1)
+    for a, b in zip(outputs(proto, x), outputs(after, x), strict=True):
+        assert np.sqrt(np.square(b - a).mean() / np.square(a).mean()) < 0.01, "what is left is the ridge"
+
+
+@pytest.mark.parametrize(
+    ("channels", "provider", "kept"),
+    [
+        (70, "cpu", {68, 64, 48, 32, 16}),
+        (30, "cpu", {28, 24, 20, 12, 8, 16}),
+        (65, "cuda", {64, 48, 32, 16}),
+        (44, "cuda", {40}),
+    ],
+)
+def test_the_ladder_has_what_kernels_like(
+    channels: int, provider: str, kept: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Shapes, "of", staticmethod(lambda p: Shapes(p, 16 if p == "cpu" else 0)))
+    found = ladder(channels, {"provider": provider, "multiple": 0, "ratios": [0.75, 0.5, 0.35]})
+    assert kept <= set(found), found
+    assert found == sorted(found, reverse=True)
+    assert all(c % 4 == 0 and c < channels for c in found)
+    assert ladder(channels, {"provider": provider, "multiple": 10, "ratios": []}) == [(channels - 1) // 10 * 10]
+
+
 def test_several_classes_of_one_network() -> None:
-    """Every other class can be pruned at once: the regions share no node and no new name."""
+    """Classes that do not touch: the regions share no node and no new name."""
     body = """a = Conv (x, u)  r = Relu (a)  c = Conv (r, k1)  s = Relu (c)  d = Conv (s, u1)  t = Relu (d)
               y = Conv (t, v1)"""
     weights = {"k1": random(6, 20, 1, 1), "u1": random(24, 6, 3, 3), "v1": random(4, 24, 1, 1)}
@@ -149,6 +247,42 @@ def test_several_classes_of_one_network() -> None:
     after = apply(Model(proto), fitted).proto
     onnx.checker.check_model(after, full_check=True)
     assert outputs(after, inputs(2, 1))[0].shape == outputs(proto, inputs(2, 1))[0].shape
+
+
+def test_classes_next_to_each_other_become_one_level() -> None:
+    """The layer between them loses rows and columns; each layer is refitted on what the one before has become."""
+    body = """a = Conv (x, u)  r = Relu (a)  c = Conv (r, k2)  s = Relu (c)  d = Conv (s, u2)  t = Relu (d)
+              y = Conv (t, v1)"""
+    weights = {"k2": random(24, 20, 1, 1), "u2": random(28, 24, 3, 3), "v1": random(4, 28, 1, 1)}
+    proto = model(body, **weights)
+    found = levels_of(RULE, proto, min_share=0.0, ratios=[0.75], multiple=4)[0]
+    chosen = [next(v for v in found if v.layer.y == name and v.settings["channels"] < 22) for name in "cdy"]
+    assert overlap(chosen[0].unfitted, chosen[1].unfitted)
+    assert not overlap(chosen[0].unfitted, chosen[2].unfitted)
+    assert combinable(chosen[0], chosen[1])
+    assert not combinable(chosen[0], next(v for v in found if v.layer.y == "c" and v is not chosen[0]))
+    together = chosen[0].together
+    assert together is not None
+    one = together([part for v in reversed(chosen) for part in v.parts])
+    assert len({one.identity, *(v.identity for v in chosen)}) == 4
+    assert one.joint is not None
+    x, seeing = inputs(50, 1), looking(proto, inputs(200, 0))
+    want = outputs(proto, x)[0]
+    after = apply(Model(proto), [one.joint(seeing, False).proposal]).proto
+    onnx.checker.check_model(after, full_check=True)
+    widths = [next(w.dims[1] for w in after.graph.initializer if w.name == n.input[1]) for n in convs(after)]
+    assert widths == [6, *(v.settings["channels"] for v in chosen)]
+    have = outputs(after, x)
+    np.testing.assert_allclose(have[0], have[1], atol=1e-4)
+    rough, bare = (
+        outputs(apply(Model(proto), [p]).proto, x)[0] for p in (one.joint(seeing, True).proposal, one.unfitted)
+    )
+    in_order, alone, not_at_all = (float(np.square(o - want).mean()) for o in (have[0], rough, bare))
+    assert in_order < alone < not_at_all
+
+
+def convs(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [n for n in proto.graph.node if n.op_type == "Conv"]
 
 
 def test_the_same_again() -> None:
@@ -163,16 +297,12 @@ def test_the_same_again() -> None:
     ("body", "reason"),
     [
         (
-            "c = Conv <pads = [1,1,1,1]> (x, u)  r = Relu (c)  a = Conv (r, v)  e = Conv (r, v)  y = Add (a, e)",
-            "2 layers sum",
+            """c = Conv <pads = [1,1,1,1]> (x, u)  r = Relu (c)  z = Conv (x, s6)  a = Concat <axis = 1> (r, z)
+               e = Conv (a, v26)  f = Conv (r, v)  y = Add (e, f)""",
+            "together with others",
         ),
         ("c = Conv <pads = [1,1,1,1]> (x, u)  r = Relu (c)  y = Conv <group = 4> (r, k)", "group"),
         ("c = Conv <pads = [1,1,1,1]> (x, u)  s = Softmax <axis = 1> (c)  y = Conv (s, v, b)", "Softmax"),
-        (
-            """c = Conv <pads = [1,1,1,1]> (x, u)  r = Relu (c)  t = Conv <pads = [1,1,1,1]> (r, w)  a = Add (t, r)
-               e = Relu (a)  y = Conv (e, v, b)""",
-            "2 layers sum",
-        ),
     ],
 )
 def test_declines(body: str, reason: str) -> None:
