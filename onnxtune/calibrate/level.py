@@ -49,6 +49,9 @@ class Level:
     full_macs: int = 0
     """Those of the layer itself."""
     joint: Callable[[Look, bool], Fitted] | None = None
+    kind: str = ""
+    """Levels of one layer are told by their errors within one kind only: what low rank leaves out of a head matters
+    less to the classes than as large an error of pooling, for instance."""
 
     @property
     def family(self) -> str:
