@@ -12,6 +12,7 @@ from rich.console import Console
 
 from onnxtune.comparison import Comparison, compare
 from onnxtune.proposal import Decline
+from onnxtune.render.calibration import lines
 from onnxtune.render.terminal import show
 from onnxtune.report import Kept, ModelSummary, Outcome, Rejected, Report, Rewrite, Status
 
@@ -128,3 +129,32 @@ def test_long_lists_are_cut_unless_asked_for() -> None:
     assert "rule19" not in text(*many)
     assert "... and 8 more (-v shows all)" in text(*many)
     assert "rule19" in text(*many, verbose=1)
+
+
+def calibrated(*points: dict[str, object], offered: int = 3, faster: int = 2) -> str:
+    """What is said where no calibrated rewrite was kept."""
+    found = {
+        "samples": 90,
+        "source": "d.npz",
+        "splits": {"fit": 54, "select": 18, "gate": 18},
+        "plans": [{"metric": "top1", "output": "y", "why": "labels"}],
+        "budget": 0.01,
+        "unit": {"factor": 100, "suffix": "%"},
+        "sampled": [],
+        "gate": None,
+        "levels": {"offered": offered, "faster": faster},
+        "exact": {"latency": 2e-3},
+        "points": list(points),
+    }
+    return list(lines(found))[-1]
+
+
+def test_why_nothing_calibrated_was_kept() -> None:
+    bad = {"latency": 1e-3, "drop": {"estimate": 0.03, "bound": 0.04}, "gate": None}
+    good = {**bad, "latency": 1.9e-3, "gate": {"estimate": 0.001, "bound": 0.004}}
+    assert "No layer has a form" in calibrated(offered=0, faster=0)
+    assert "None of the 3 forms" in calibrated(faster=0)
+    assert "saves enough" in calibrated()
+    assert "Of 1 tried sets none keeps the budget: the most careful loses 3.00% (at most 4.00%)" in calibrated(bad)
+    said = calibrated(bad, good)
+    assert "keeps the budget (loss 0.10% (at most 0.40%)) is not enough faster, 2 -> 1.9 ms" in said

@@ -64,7 +64,7 @@ def forms(layer: FullyConnected, family: str, ratios: Sequence[float]) -> Iterat
     found += [HeadForm("low_rank", f"rank {r}", rank=r) for r in sorted(ranks) if r < min(j, d)]
     if layer.size is not None and layer.size[1] * layer.size[2] > 1 and not layer.unpoolable:
         h, w = layer.size[1:]
-        grids = dict.fromkeys((min(n, h), min(n, w)) for n in (3, 2) if n < max(h, w))
+        grids = dict.fromkeys((min(n, h), min(n, w)) for n in (4, 3, 2) if n < max(h, w))
         found += [HeadForm("pyramid", f"{a}x{b} means", grids=((a, b),)) for a, b in grids]
         both = ((1, 1), (2, 2))
         if min(h, w) > 2 and np.linalg.matrix_rank(grid_maps((h, w), both)) == 5:  # else the first says nothing new

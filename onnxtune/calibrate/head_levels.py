@@ -94,7 +94,8 @@ def _level(facts: Facts, rule: str, fits: Fits, found: FullyConnected, form: Hea
 
     random = build(unfitted(form, found))
     random = replace(random, fragment=put_off(random.fragment))
-    return Level(rule, fits.layer, title, random, fit, settings, parameters, j * d)
+    kind = "low rank" if form.rank else "pooled"
+    return Level(rule, fits.layer, title, random, fit, settings, parameters, j * d, kind=kind)
 
 
 class Fits:

@@ -50,7 +50,7 @@ CAREFUL = (1.0, 0.5, 0.25)
 PROBE, FORMS = 0.25, 3
 """Share of a layer's arithmetic at which its forms are compared, and how many of them go on."""
 PER_LAYER = 6
-"""Levels of a layer whose harm is measured."""
+"""Levels of a layer, of each kind, whose harm is measured."""
 LEAST_GAIN = 0.004
 """A level must save at least this share of the model's latency to be worth its harm."""
 
@@ -175,9 +175,11 @@ class Search:
         for number, items in enumerate(layers.values()):
             self.notify(f"fitting {items[0].level.layer.key}", number, len(layers))
             probes = self._fits([i for i in items if i.level is _probe(items, i.level.family)])
-            forms = {item.level.family for item, _ in _front(probes)[-FORMS:]}  # the closest
+            closest = (f for group in _by_kind(probes) for f in _front(group)[-FORMS:])
+            forms = {item.level.family for item, _ in closest}
             fits = self._fits([i for i in items if i.level.family in forms])
-            found += [self._option(item, fitted) for item, fitted in _spread(_front(fits))]
+            spread = (f for group in _by_kind(fits) for f in _spread(_front(group)))
+            found += [self._option(item, fitted) for item, fitted in spread]
         self.fitter.forget()
         self._considered = {o.timed.level.identity: o for o in found}
         return found
@@ -268,6 +270,14 @@ def _probe(items: Sequence[Timed], family: str) -> Level:
     """The level of a form that stands for it: about PROBE of the layer's arithmetic."""
     levels = (i.level for i in items if i.level.family == family)
     return min(levels, key=lambda level: abs(math.log(max(level.share, 1e-6) / PROBE)))
+
+
+def _by_kind(fits: Sequence[tuple[Timed, Fitted]]) -> list[list[tuple[Timed, Fitted]]]:
+    """Apart what errs in ways that cannot be compared."""
+    groups: dict[str, list[tuple[Timed, Fitted]]] = {}
+    for item in fits:
+        groups.setdefault(item[0].level.kind, []).append(item)
+    return list(groups.values())
 
 
 def _front(fits: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:

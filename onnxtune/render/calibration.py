@@ -28,7 +28,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"Fitted to a sample of at most {most} rows, too wide for a covariance: {', '.join(layers)}"
     gate = found["gate"]
     if gate is None:
-        yield f"{_why_none(found['levels'])}: exact rewrites only"
+        yield f"{_why_none(found)}: exact rewrites only"
         return
     values = ""
     if gate["before"] is not None:
@@ -47,12 +47,24 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"Half the budget would need about {needed} samples at this loss"
 
 
-def _why_none(levels: Mapping[str, int]) -> str:
+def _why_none(found: Mapping[str, Any]) -> str:
+    levels, points = found["levels"], found["points"]
     if not levels["offered"]:
         return "No layer has a form that calibration could fit"
     if not levels["faster"]:
         return f"None of the {levels['offered']} forms that calibration could fit is faster here"
-    return "No calibrated rewrite passed the gate and was faster"
+    kept = [p for p in points if p["gate"] is not None and p["gate"]["bound"] <= found["budget"]]
+    if kept:
+        best = min(kept, key=lambda p: float(p["latency"]))
+        before, after = (1e3 * p["latency"] for p in (found["exact"], best))
+        loss = _bounded(found, best["gate"])
+        return (
+            f"What keeps the budget (loss {loss}) is not enough faster, {before:.3g} -> {after:.3g} ms by its regions"
+        )
+    if points:
+        least = min((p["gate"] or p["drop"] for p in points), key=lambda d: float(d["estimate"]))
+        return f"Of {len(points)} tried sets none keeps the budget: the most careful loses {_bounded(found, least)}"
+    return "No form that is faster here saves enough to be worth any accuracy"
 
 
 def front(found: Mapping[str, Any]) -> Table:

@@ -33,8 +33,10 @@ def spend(run: Run, base: Model, steps: list[Step], calibration: Calibration) ->
     """The model after calibrated rewrites that passed the gate; None when there is none that pays."""
     before = apply(base, [s.proposal for s in steps])
     facts = run.facts_of(before)
-    timed, slow = _timed(run, facts, propose_levels(facts, run.calibrated, run.rule_settings))
+    said = propose_levels(facts, run.calibrated, run.rule_settings)
+    timed, slow = _timed(run, facts, said)
     search = _search(run, before, facts, [t.level for t in (*timed, *slow)], calibration)
+    search.offered = sum(isinstance(s, Level) for s in said)
     found = None
     with run.stage("fit"):
         for point in search.passing(timed):
@@ -45,7 +47,8 @@ def spend(run: Run, base: Model, steps: list[Step], calibration: Calibration) ->
         if found is None and run.options.insist:
             asked = search.insisted([t for t in [*timed, *slow] if t.level.rule in run.options.insist])
             if asked is None:
-                run.notes.append(f"{', '.join(run.options.insist)}: no layer can take the form that was asked for")
+                why = "was measured in the time budget" if search.offered else "can be made of any layer"
+                run.notes.append(f"{', '.join(run.options.insist)}: nothing of the form that was asked for {why}")
             elif any(o.timed.level.rule in run.options.force for o in asked.options):
                 found = _with(run, base, steps, asked, forced=True)
                 run.fronts = summary(search, asked)
@@ -53,7 +56,10 @@ def spend(run: Run, base: Model, steps: list[Step], calibration: Calibration) ->
                 run.fronts = summary(search, asked, refused=True)
                 return finish(run, run.original, "over budget", None, [], [])
             else:
-                run.notes.append("the form that was asked for keeps the budget, but is not faster here")
+                run.notes.append(
+                    "the form that was asked for keeps the budget, but is not faster here;"
+                    f" --force-rules {','.join(run.options.insist)} writes it all the same"
+                )
     run.fronts = run.fronts or summary(search, None)
     for item in timed:
         if found is None or item.level.identity not in found[0].identity:
@@ -83,7 +89,7 @@ def _search(run: Run, before: Model, facts: Facts, levels: Sequence[Level], cali
         )
         latency = run.timer.latency(before, run.sizes)
         seen = facts if tail is None else tail.facts
-        return Search(seen, judge, calibration, run.target, run.options.seed, latency, run.notify, tail, len(levels))
+        return Search(seen, judge, calibration, run.target, run.options.seed, latency, run.notify, tail)
 
 
 def _timed(run: Run, facts: Facts, said: Sequence[Level | Decline]) -> tuple[list[Timed], list[Timed]]:
