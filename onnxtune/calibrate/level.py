@@ -49,6 +49,9 @@ class Level:
     full_macs: int = 0
     """Those of the layer itself."""
     joint: Callable[[Look, bool], Fitted] | None = None
+    kind: str = ""
+    """Levels of one layer are told by their errors within one kind only: what low rank leaves out of a head matters
+    less to the classes than as large an error of pooling, for instance."""
     parts: tuple[Any, ...] = ()
     together: Callable[[Sequence[Any]], Level] | None = None
     """Of the parts of several levels of its rule whose regions overlap it makes one level; None: it cannot."""
@@ -56,9 +59,6 @@ class Level:
     def fitted(self, look: Look, rough: bool) -> Fitted:
         """The level with its weights, by what `look` shows."""
         return self.fit(look(self.layer, None), rough) if self.joint is None else self.joint(look, rough)
-    kind: str = ""
-    """Levels of one layer are told by their errors within one kind only: what low rank leaves out of a head matters
-    less to the classes than as large an error of pooling, for instance."""
 
     @property
     def family(self) -> str:
