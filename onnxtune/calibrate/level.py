@@ -49,12 +49,12 @@ class Level:
     full_macs: int = 0
     """Those of the layer itself."""
     joint: Callable[[Look, bool], Fitted] | None = None
-    kind: str = ""
-    """Levels of one layer are told by their errors within one kind only: what low rank leaves out of a head matters
-    less to the classes than as large an error of pooling, for instance."""
     parts: tuple[Any, ...] = ()
     together: Callable[[Sequence[Any]], Level] | None = None
     """Of the parts of several levels of its rule whose regions overlap it makes one level; None: it cannot."""
+    kind: str = ""
+    """Levels of one layer are told by their errors within one kind only: what low rank leaves out of a head matters
+    less to the classes than as large an error of pooling, for instance."""
 
     def fitted(self, look: Look, rough: bool) -> Fitted:
         """The level with its weights, by what `look` shows."""
