@@ -18,6 +18,8 @@ from onnxtune.comparison import Comparison
 WIDTH = 400.0
 BINS = 40
 LEFT, RIGHT = 12.0, 12.0
+LABEL = 195.0
+"""Room that the label of a median needs, in the widest of the common fonts."""
 FENCE, LEAST = 6.0, 0.25
 """How far above the median samples are drawn: so many times what the fast tenth lies below it, at least that share of
 it. What lies beyond is counted: on a busy machine that is other work, not the model."""
@@ -62,7 +64,7 @@ def _histogram(
     middle = float(np.median(samples))
     x = axis.at(middle)
     parts.append(f'<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="{base - 56}" y2="{base}"/>')
-    anchor, dx = ("start", 5) if x < WIDTH * 0.6 else ("end", -5)
+    anchor, dx = ("start", 5) if x < WIDTH - LABEL else ("end", -5)
     words = f"{label}: median {middle:.3g} ms"
     parts.append(f'<text class="b" x="{x + dx:.1f}" y="{base - 58}" text-anchor="{anchor}">{words}</text>')
     return parts

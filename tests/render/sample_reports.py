@@ -76,6 +76,8 @@ def calibration() -> dict[str, Any]:
         "crop_border": 0,
         "splits": {"fit": 1200, "select": 400, "gate": 400},
         "plans": [{"output": "logits", "metric": "top1", "why": "class scores and labels are there"}],
+        "levels": {"offered": 120, "faster": 40},
+        "sampled": [{"layer": "/fc/Gemm", "columns": 25088, "rows": 40000}],
         "budget": 0.01,
         "refused": False,
         "unit": {"factor": 100.0, "suffix": "%"},

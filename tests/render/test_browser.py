@@ -13,6 +13,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sample_reports import HOSTILE, calibration, chain, hostile, kept, nothing_to_gain, report
 
@@ -48,6 +49,10 @@ window.onload = () => {
         if (text.x < box.x - 0.5 || text.x + text.width > box.x + box.width + 0.5) overlaps += 1;
       });
     });
+  });
+  d.querySelectorAll('svg.chart text').forEach(t => {
+    const text = t.getBBox(), view = t.ownerSVGElement.viewBox.baseVal;
+    if (text.x < view.x - 0.5 || text.x + text.width > view.x + view.width + 0.5) overlaps += 1;
   });
   const fonts = [...d.querySelectorAll('svg.chart text')].map(t => {
     const svg = t.ownerSVGElement;
@@ -92,11 +97,19 @@ def wide() -> Report:
     return report(kept(node="n" * 300), broad, calibration=calibration())
 
 
+def near() -> Report:
+    """Medians a little right of the middle of the axis, where their labels have least room."""
+    comparison = report().comparison
+    assert comparison is not None
+    spread = 1 - 0.6 * np.linspace(0, 1, len(comparison.before)) ** 1.25
+    return report(comparison=replace(comparison, before=1e-3 * spread, after=0.97e-3 * spread))
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize(
     "found",
-    [report(calibration=calibration()), nothing_to_gain(), hostile(), wide()],
-    ids=["calibrated", "nothing", "hostile", "wide"],
+    [report(calibration=calibration()), nothing_to_gain(), hostile(), wide(), near()],
+    ids=["calibrated", "nothing", "hostile", "wide", "near"],
 )
 def test_nothing_sticks_out_and_nothing_runs(tmp_path: Path, found: Report, width: int) -> None:
     seen = measured(tmp_path, found, width, f"--window-size={max(width, 500)},1000")

@@ -118,6 +118,7 @@ def test_what_a_reader_wants_is_there() -> None:
         "0.40%, at most 0.70%",
         "optimize net.onnx --threads 1",
         "84.00% → 83.60%",
+        "40 of 120 ways",
         "height was",
     ):
         assert words in text, words
