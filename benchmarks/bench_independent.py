@@ -2,9 +2,10 @@
 
 The loop does what onnxruntime_perf_test does: a session with default options, some runs to warm up, then run after
 run with the clock around it. It takes turns with onnxtune.benchmark, several of each for every model, so that both
-see the same machine. Of the loop's runs two medians are given: of all, and of those during which the system did not
-take the processor away (getrusage's ru_nivcsw, read by the loop itself), as onnxtune counts them. On an idle machine
-these are the same; on a busy one the first says what the neighbours do.
+see the same machine. Of the loop's runs two medians are given: of all, and of those during which, and during the run
+before which, the system did not take the processor away (getrusage's ru_nivcsw, read by the loop itself): after such
+a break the caches belong to others. On an idle machine both are the same; on a busy one the first says what the
+neighbours do.
 
     python -m benchmarks.bench_independent MODEL... [--turns 8] [--output benchmarks/results/bench_independent.json]
 """
@@ -69,7 +70,7 @@ def study(path: Path, turns: int) -> dict[str, Any]:
         times, switched = loop(path, feeds, 1.0)
         theirs += times
         cuts += switched
-    clean = [t for t, c in zip(theirs, cuts, strict=True) if c == 0]
+    clean = [t for t, c, last in zip(theirs[1:], cuts[1:], cuts[:-1], strict=True) if c == last == 0]
     middle = float(np.median(ours))
     difference = middle / float(np.median(clean)) - 1 if clean else None
     return {
