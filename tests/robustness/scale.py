@@ -124,8 +124,8 @@ def _run(path: Path, values: np.ndarray) -> np.ndarray:
 
 
 def chain(nodes: int) -> onnx.ModelProto:
-    """Relu, Neg, Relu, Neg, ...: each node reads the one before."""
-    made = [helper.make_node(("Relu", "Neg")[i % 2], [f"t{i}"], [f"t{i + 1}"]) for i in range(nodes)]
+    """Sigmoid, Tanh, Sigmoid, ...: each node reads the one before, and no rule has anything to say."""
+    made = [helper.make_node(("Sigmoid", "Tanh")[i % 2], [f"t{i}"], [f"t{i + 1}"]) for i in range(nodes)]
     x = helper.make_tensor_value_info("t0", 1, ["N", 4])
     y = helper.make_tensor_value_info(f"t{nodes}", 1, ["N", 4])
     graph = helper.make_graph(made, "chain", [x], [y])
