@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from benchmarks.cases import CaseOf, model, weights_of
 
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "global average pooling": {"form": "gap"},
     "means over a few cells": {"form": "pyramid"},
     "learned maps": {"form": "maps"},
