@@ -27,13 +27,15 @@ import onnx
 
 import onnxtune
 from onnxtune import model as models
-from onnxtune.compare import compare
+from onnxtune.comparison import compare
+from onnxtune.devices import cpu_name
 from onnxtune.feeds import random_feeds
-from onnxtune.measure import interleave, warm
-from onnxtune.runtime import Session, Target, cpu_name, versions
+from onnxtune.measure import Plan, collect
+from onnxtune.runtime import Session, Target, versions
 from onnxtune.sizes import bind
+from onnxtune.trial import fresh
 
-ROUNDS = 60
+BLOCKS = 10
 
 
 def simplifiers() -> dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]]:
@@ -82,26 +84,22 @@ def run(path: Path, target: Target, seed: int = 0) -> dict[str, Any]:
     seconds["onnxtune"] = time.perf_counter() - began
     protos["onnxtune"] = result.model
     expected = Session(original, target, "disable").run(feeds)
-    sessions, errors = {}, {}
-    for name, proto in protos.items():
-        sessions[name] = Session(models.Model(proto, name), target)
-        errors[name] = _error(expected, sessions[name].run(feeds))
-    calls = [s.runner(feeds) for s in sessions.values()]
-    times = [warm(c, 0.2) for c in calls]
-    samples = interleave(calls, [max(1, round(2e-4 / t)) if t < 5e-3 else 0 for t in times], ROUNDS, seed)
-    columns = dict(zip(sessions, samples.T, strict=True))
-    base, again = columns["original"], columns["original again"]
+    contenders = {name: models.Model(proto, name) for name, proto in protos.items()}
+    errors = {n: _error(expected, Session(m, target).run(feeds)) for n, m in contenders.items()}
+    plan = Plan(warmup=0.2, duration=10.0, rounds=5, blocks=BLOCKS, most=BLOCKS, seed=seed)
+    taken = collect([fresh(m, target, feeds) for m in contenders.values()], plan, lambda times, error: (False, 0.0))
+    columns = {name: taken.of(i) for i, name in enumerate(contenders)}
     table = {}
     for name, column in columns.items():
-        comparison = compare(base, column, again, seed=seed)
+        comparison = compare(columns["original"], column, seed=seed)
         table[name] = {
-            "median_ms": 1e3 * float(np.median(column)),
+            "median_ms": 1e3 * float(np.nanmedian(column)),
             "speedup": comparison.speedup,
             "low": comparison.low,
             "high": comparison.high,
             "error": errors[name],
             "seconds": seconds.get(name),
-            "samples": column.tolist(),
+            "samples": column[np.isfinite(column)].tolist(),
         }
     rules = dict(result.report.counts())
     return {"model": path.stem, "contenders": table, "rules": rules, "failures": failures}

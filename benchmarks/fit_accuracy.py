@@ -35,10 +35,11 @@ from onnxtune.calibrate.moments import Accumulator
 from onnxtune.calibrate.preprocess import parse
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog
+from onnxtune.devices import cpu_name
 from onnxtune.facts import Facts
 from onnxtune.model import load
 from onnxtune.propose import propose_levels
-from onnxtune.runtime import Target, cpu_name, versions
+from onnxtune.runtime import Target, versions
 from onnxtune.sizes import bind
 from onnxtune.trial import Timer
 
@@ -91,7 +92,7 @@ def rows(shared: Shared, name: str, target: Target) -> Iterator[dict[str, Any]]:
         for level in chosen(levels):
             comparison = timer.region(facts, level.unfitted).comparison
             _, (aware,) = fitter.in_order([level], seen)
-            free = level.fit(white(level.layer, (facts.size(level.layer.y) or ())[2:], 0), True)
+            free = level.fitted(lambda layer, change: white(layer, (facts.size(layer.y) or ())[2:], 0), True)
             yield {
                 "model": name,
                 "layer": level.layer.key,

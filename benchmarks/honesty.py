@@ -22,8 +22,9 @@ import onnxtune
 from onnxtune.accuracy import parse_budget
 from onnxtune.calibrate.dataset import Dataset, open_dataset
 from onnxtune.calibrate.preprocess import parse
+from onnxtune.devices import cpu_name
 from onnxtune.model import Model, load
-from onnxtune.runtime import Session, Target, cpu_name, versions
+from onnxtune.runtime import Session, Target, versions
 
 BATCH = 50
 

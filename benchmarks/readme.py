@@ -1,4 +1,4 @@
-"""Fill the generated parts of README.md: the table of rules and the table of results.
+"""Fill the generated parts of README.md: the tables of rules, guidelines and results.
 
 python -m benchmarks.readme            write README.md
 python -m benchmarks.readme --check    exit 1 when README.md is out of date
@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 from onnxtune.catalog import cards
+from onnxtune.guidelines import guideline_table
+from onnxtune.render.guidelines import guideline_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "exact.md"
@@ -20,6 +22,7 @@ def filled(text: str) -> str:
     """README text with its marked blocks made anew."""
     rules = [f"| `{c.name}` | {c.summary} |" for c in cards(plugins=False)]
     text = _block(text, "rules", "\n".join(["| rule | what it does |", "|---|---|", *rules]))
+    text = _block(text, "guidelines", guideline_markdown(guideline_table()))
     command = (
         "`python -m benchmarks.exact MODEL.onnx ...` makes this table anew; `python -m benchmarks.rules` shows where"
         " each rule wins and where it loses (benchmarks/results/)."

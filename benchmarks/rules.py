@@ -22,13 +22,14 @@ from benchmarks.cases import CaseOf, discover
 from onnxtune.apply import apply
 from onnxtune.cache import Cache
 from onnxtune.calibrate.level import Level
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
+from onnxtune.devices import cpu_name
 from onnxtune.facts import Facts
 from onnxtune.measure import Plan
 from onnxtune.model import Model
 from onnxtune.proposal import Decline
 from onnxtune.propose import propose_levels
-from onnxtune.runtime import Target, cpu_name, versions
+from onnxtune.runtime import Target, versions
 from onnxtune.sizes import bind
 from onnxtune.testing import rule_named
 from onnxtune.trial import Timer
@@ -87,7 +88,7 @@ def _fastest_level(rule: str, case: CaseOf, settings: Mapping[str, Any]) -> dict
 def _plain(comparison: Comparison, *, samples: bool = False) -> dict[str, Any]:
     names = ("speedup", "low", "high", "noise", "verdict")
     found = {name: getattr(comparison, name) for name in names}
-    series = {name: getattr(comparison, name).tolist() for name in ("before", "after", "again")} if samples else {}
+    series = {name: getattr(comparison, name).tolist() for name in ("before", "after")} if samples else {}
     return found | series
 
 

@@ -22,9 +22,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnxtune.bench.machine import machine
-from onnxtune.bench.report import Failed, Measured
-from onnxtune.comparison import Comparison, compare
 
 import onnxtune
 from benchmarks.suite import figure, table
@@ -32,6 +29,9 @@ from benchmarks.suite.architectures import ARCHITECTURES
 from benchmarks.suite.classics import CLASSICS, classic
 from benchmarks.suite.contenders import Contender, Made, installed, make
 from benchmarks.suite.trained import BUDGETS, CALIBRATED, LARGE, Shared
+from onnxtune.bench.machine import machine
+from onnxtune.bench.report import Failed, Measured
+from onnxtune.comparison import Comparison, compare
 from onnxtune.demo import model_path
 from onnxtune.feeds import random_feeds
 from onnxtune.model import load
@@ -132,7 +132,7 @@ def _entry(results: dict[str, Measured], name: str, made: Made | None, error: fl
         **_ratio(versus),
         "error": error,
         "made": None if made is None else dict(made.facts),
-        "samples": row.samples.tolist(),
+        "samples": row.kept.tolist(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from onnxtune._version import __version__
@@ -9,14 +10,39 @@ from onnxtune.errors import DataError, GateError, ModelError, OnnxtuneError, Pro
 
 if TYPE_CHECKING:
     from onnxtune.api import Result, optimize
+    from onnxtune.bench.api import benchmark
+    from onnxtune.bench.report import BenchmarkReport
+    from onnxtune.checking import check
+    from onnxtune.finding import CheckReport, Finding
+    from onnxtune.numerics.api import compare
+    from onnxtune.numerics.result import Numerics
+    from onnxtune.render.html import to_html
+    from onnxtune.render.markdown import to_markdown
     from onnxtune.report import Report
 
-_LAZY = {"optimize": "onnxtune.api", "Result": "onnxtune.api", "Report": "onnxtune.report"}
+_LAZY = {
+    "BenchmarkReport": "onnxtune.bench.report",
+    "CheckReport": "onnxtune.finding",
+    "Finding": "onnxtune.finding",
+    "Numerics": "onnxtune.numerics.result",
+    "Report": "onnxtune.report",
+    "Result": "onnxtune.api",
+    "benchmark": "onnxtune.bench.api",
+    "check": "onnxtune.checking",
+    "compare": "onnxtune.numerics.api",
+    "optimize": "onnxtune.api",
+    "to_html": "onnxtune.render.html",
+    "to_markdown": "onnxtune.render.markdown",
+}
 
 __all__ = [
+    "BenchmarkReport",
+    "CheckReport",
     "DataError",
+    "Finding",
     "GateError",
     "ModelError",
+    "Numerics",
     "OnnxtuneError",
     "ProviderError",
     "Report",
@@ -24,7 +50,12 @@ __all__ = [
     "RuleError",
     "UsageError",
     "__version__",
+    "benchmark",
+    "check",
+    "compare",
     "optimize",
+    "to_html",
+    "to_markdown",
 ]
 
 
@@ -35,3 +66,6 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'onnxtune' has no attribute '{name}'")
+
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the application says otherwise

@@ -152,7 +152,7 @@ def classifier_drop(
     top = min(top, before.shape[1])
     heat = heat or (CAREFUL if labels is None else temperature(before, labels))
     probability = np.exp(log_softmax(before / heat))
-    first, second = _top(before, top), _top(after, top)
+    first, second = leading(before, top), leading(after, top)
     differences = np.take_along_axis(probability, first, 1).sum(1) - np.take_along_axis(probability, second, 1).sum(1)
     flips = float((np.sort(first, 1) != np.sort(second, 1)).any(axis=1).mean())
     estimator = f"expected under the original's posterior, temperature {heat:.2f}"
@@ -181,7 +181,8 @@ def classifier_drop(
     )
 
 
-def _top(logits: Scores, count: int) -> NDArray[np.int64]:
+def leading(logits: Scores, count: int) -> NDArray[np.int64]:
+    """The `count` largest classes of each row, in no order but for one; logits (n, classes) -> (n, count)."""
     if count == 1:
         return np.asarray(logits.argmax(axis=1)[:, None])
     return np.asarray(np.argpartition(-logits, count - 1, axis=1)[:, :count])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -22,15 +23,16 @@ from onnxtune.calibrate.points import pareto as front
 from onnxtune.calibrate.preprocess import parse as parse_preprocess
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog, choose
-from onnxtune.errors import UsageError
+from onnxtune.errors import ModelError, UsageError
 from onnxtune.feeds import Case, Feeds
 from onnxtune.free_size import with_free_size
 from onnxtune.model import Model
+from onnxtune.profile import profile
 from onnxtune.ranges import check_inside, checked_ranges
 from onnxtune.report import Report
 from onnxtune.rule import Rule
-from onnxtune.runtime import resolve
-from onnxtune.tune import NotifyFunction, Objective, Options, tune
+from onnxtune.runtime import Target, resolve
+from onnxtune.tune import DecideFunction, NotifyFunction, Objective, Options, tune
 
 HEAD_RULE = "replace_fc_head"
 HEADS = ("auto", "gap", "pyramid", "maps", "low_rank")
@@ -85,9 +87,11 @@ def optimize(
     rtol: float | None = None,
     atol: float | None = None,
     time_budget: float = 120.0,
+    measure: bool = True,
     seed: int = 0,
     cache: bool | Path = True,
     notify: NotifyFunction | None = None,
+    decide: DecideFunction | None = None,
 ) -> Result:
     """Rewrite a CNN so that it runs faster on ONNX Runtime, or give it back as it was.
 
@@ -128,9 +132,14 @@ def optimize(
         rtol, atol: override the derived tolerances (relative to an output's largest magnitude; absolute).
         time_budget: seconds after which nothing new is measured; 0: nothing at all, so that only the
             rewrites of `force_rules` (and measurements in the cache) count.
+        measure: False: nothing is timed, and no measurement of the cache is used. Exact rewrites are kept that do less
+            work as counted (multiply-accumulates, values written, nodes) and verify; the result is the same bytes on
+            every machine and with any number of threads. Excludes calibration data.
         seed: of everything random.
         cache: keep measurements in the user's cache folder; or a path of an SQLite file; False: do not.
         notify: called with (stage, done, total) as work proceeds.
+        decide: called with every decision when it falls: a Kept, Rejected or Decline of `onnxtune.report`, or a remark
+            in words. What is kept may be dropped later; the report has the last word.
 
     Returns:
         Result with `.model` (ModelProto), `.report`, `.save(path)`.
@@ -140,6 +149,7 @@ def optimize(
         DataError: calibration data or labels cannot be used.
         ProviderError: the provider does not work here. UsageError: an argument does not fit.
     """
+    call = _call(locals())
     _check_numbers(min_speedup=min_speedup, rtol=rtol, atol=atol, time_budget=time_budget, threads=threads, seed=seed)
     loaded = models.load(model)
     available = catalog([Path(r) for r in rules], plugins=plugins)
@@ -149,6 +159,8 @@ def optimize(
         raise UsageError(f"--objective {objective}: must be one of {', '.join(get_args(Objective))}")
     if head not in HEADS:
         raise UsageError(f"--head {head}: must be one of {', '.join(HEADS)}")
+    if not measure and calibration_data is not None:
+        raise UsageError("--no-measure: calibrated rewrites are chosen by time; leave --calibration-data out")
     if head != "auto":
         if calibration_data is None:
             raise UsageError(f"--head {head}: needs --calibration-data, to refit the layers and to judge them")
@@ -157,7 +169,8 @@ def optimize(
     target = resolve(providers, provider_options, threads)
     options = Options(
         min_speedup=min_speedup,
-        time_budget=time_budget,
+        time_budget=time_budget if measure else 0.0,
+        measure=measure,
         seed=seed,
         rtol=rtol,
         atol=atol,
@@ -168,11 +181,12 @@ def optimize(
         objective=objective,
         insist=() if head == "auto" else (HEAD_RULE,),
     )
-    store = Cache(None if cache is False else cache_path() if cache is True else cache)
+    store = Cache(None if cache is False or not measure else cache_path() if cache is True else cache)
     for i, feeds in enumerate(inputs):
         check_inside(feeds, options.ranges, f"user input {i + 1}")
     extra = [Case(f"user input {i + 1}", dict(f)) for i, f in enumerate(inputs)]
     quiet: NotifyFunction = lambda stage, done, total: None  # noqa: E731
+    tell: DecideFunction = decide or (lambda decision: None)
     how = parse_preprocess(preprocess or {})
     tried: list[Point] = []
     folder = None if pareto is None else models.writable_folder(Path(pareto))
@@ -184,7 +198,8 @@ def optimize(
             source = os.fspath(calibration_data)
             data = stack.enter_context(open_dataset(source, loaded, preprocess=how, labels=_path(labels)))
             fits = FitStore(None if store.path is None else store.path.parent / "fits", resume=resume)
-            calibration = Calibration(data, str(max_drop), metric, confidence, fits, tried.append, crop_border)
+            heard = _heard(tried, tell)
+            calibration = Calibration(data, str(max_drop), metric, confidence, fits, heard, crop_border)
         result, report = tune(
             loaded,
             chosen,
@@ -194,6 +209,7 @@ def optimize(
             extra_cases=extra,
             calibration=calibration,
             notify=notify or quiet,
+            decide=tell,
         )
     if folder is not None:
         _save_front(tried, folder)
@@ -206,7 +222,52 @@ def optimize(
         if isinstance(free, Model):
             entries = {k: v for k, v in provenance.read(result).items() if k not in ("version", "graph_sha256")}
             result = provenance.stamp(free, entries)
+    report = replace(report, reproduce=call)
+    if measure and time_budget and report.status != "already tuned":
+        report = _profiled(report, loaded, result, target, seed)
     return Result(result.proto, report, result)
+
+
+def _profiled(report: Report, before: Model, after: Model, target: Target, seed: int) -> Report:
+    """The report with where the time of an inference goes; the result only where it differs from the original."""
+    sizes = {name: tuple(shape) for name, shape in report.settings["measured_sizes"].items()}
+    try:
+        first = profile(before, target, sizes, seed=seed)
+        second = profile(after, target, sizes, seed=seed) if report.kept else None
+    except ModelError as error:  # it does not run on random inputs, such as a Reshape whose target is fed
+        return replace(report, notes=(*report.notes, f"where the time goes could not be measured: {error}"))
+    return replace(report, profile_before=first, profile_after=second)
+
+
+def _call(arguments: Mapping[str, Any]) -> str:
+    """The call as Python text: what differs from the defaults. Models and feeds in memory stand as `...`."""
+    words = []
+    for name, parameter in inspect.signature(optimize).parameters.items():
+        value = arguments[name]
+        if name in ("notify", "decide", "resume") or (value is parameter.default and name != "model"):
+            continue
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        shown = "..." if name == "inputs" or isinstance(value, onnx.ModelProto) else repr(value)
+        if parameter.default is inspect.Parameter.empty:
+            words.append(shown)
+        elif value != parameter.default:
+            words.append(f"{name}={shown}")
+    return f"onnxtune.optimize({', '.join(words)})"
+
+
+def _heard(tried: list[Point], tell: DecideFunction) -> Callable[[Point], None]:
+    """Collect every calibrated set that was judged, and tell of it."""
+
+    def on_point(point: Point) -> None:
+        tried.append(point)
+        loss = f"loses {point.drop.estimate:.3g} on the samples that choose"
+        if point.gate is not None:
+            loss = f"loses {point.gate.estimate:.3g}, at most {point.gate.bound:.3g}, on samples it has not seen"
+        titles = ", ".join(o.timed.level.title for o in point.options)
+        tell(f"calibrated set of {len(point.options)} ({titles}): {loss}")
+
+    return on_point
 
 
 def _save_front(tried: Sequence[Point], folder: Path) -> None:

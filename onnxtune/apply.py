@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx import NodeProto
 
+from onnxtune.errors import one_line
 from onnxtune.facts import Node, free_names
 from onnxtune.later import Later
 from onnxtune.model import Model
@@ -41,7 +42,12 @@ def apply(model: Model, proposals: Sequence[Proposal], *, described: bool = Fals
         missing = proposal.removes - nodes.keys()
         if missing:
             raise ApplyError(f"{proposal.rule}: no node makes '{min(missing)}'")
-        _splice(nodes, proposal, outputs, weights, gone)
+        try:
+            _splice(nodes, proposal, outputs, weights, gone)
+        except ApplyError:
+            raise
+        except Exception as error:  # a rule may be anybody's code, and what it gave anything
+            raise ApplyError(f"{proposal.rule}: {type(error).__name__}: {one_line(error)}") from None
         weights.update((w.name, w) for w in proposal.fragment.stored)
     original = {Node(n, i).key: n for i, n in enumerate(source.node)}
     idle = original.keys() - _live(original, outputs, ())  # led nowhere before: not ours to tidy up
@@ -189,12 +195,21 @@ def _assemble(
     for weight in weights.values():
         if weight.name in used or weight.name in stays:
             if isinstance(weight, Later):
-                weight = weight.described() if described else weight.proto()
+                weight = weight.described() if described else _computed(weight)
             graph.initializer.append(weight)
     made = {o for n in nodes for o in n.output} | used
     graph.value_info.extend(v for v in source.value_info if v.name in made)
     graph.quantization_annotation.extend(q for q in source.quantization_annotation if q.tensor_name in made)
     return shell
+
+
+def _computed(weight: Later) -> onnx.TensorProto:
+    try:
+        return weight.proto()
+    except MemoryError:
+        raise
+    except Exception as error:  # computed by a rule's own code
+        raise ApplyError(f"weight '{weight.name}' cannot be computed ({one_line(error)})") from None
 
 
 def _check(graph: onnx.GraphProto) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Mapping
@@ -19,15 +20,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxtune.compare import Comparison, compare
+from onnxtune.comparison import Comparison
 from onnxtune.measure import Plan
 from onnxtune.model import Model
 from onnxtune.runtime import Target, versions
 
-FORMAT = "2"
+LOG = logging.getLogger(__name__)
+FORMAT = "3"
 SMALL = 64
 """Elements up to which the value of an integer constant counts as structure (shapes, axes, indices)."""
 SMALL_FLOAT = 4
@@ -56,9 +57,9 @@ class Cache:
     def get(self, key: str, plan: Plan) -> Comparison | None:
         if key not in self._memory:
             row = self._query("SELECT samples FROM measurements WHERE key = ?", (key,))
-            samples = _samples(row[0]) if row else None
-            if samples is not None:
-                self._memory[key] = compare(*samples, seed=plan.seed, confidence=plan.confidence)
+            found = _restored(row[0], plan) if row else None
+            if found is not None:
+                self._memory[key] = found
         return self._memory.get(key)
 
     def put(self, key: str, result: Comparison) -> None:
@@ -67,16 +68,19 @@ class Cache:
         blurred = result.verdict == "no measurable change" and result.high - result.low > SHARP * result.speedup
         if self.path is None or blurred:
             return  # what a busy machine could not tell is asked again next time
-        row = (key, np.stack([result.before, result.after, result.again]).tobytes())
-        with contextlib.suppress(OSError, sqlite3.OperationalError):  # read-only, full, locked for too long
+        row = (key, _stored(result))
+        try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._insert(row)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError:  # damaged: measurements can be taken again
+                LOG.warning("%s is damaged; it is made anew", self.path)
                 self._remove()
                 self._insert(row)
+        except (OSError, sqlite3.OperationalError) as error:  # read-only, full, locked for too long
+            LOG.warning("%s: a measurement cannot be kept (%s)", self.path, error)
 
     def info(self) -> Mapping[str, Any]:
         """Where the cache is, how many comparisons it holds and how many bytes it takes."""
@@ -113,11 +117,32 @@ class Cache:
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
 
-def _samples(blob: object) -> NDArray[np.float64] | None:
-    """Samples (3, n) from their bytes; None when they are not such bytes."""
-    if not isinstance(blob, bytes) or not blob or len(blob) % 24:
+SCALARS = ("speedup", "low", "high", "noise", "error", "blocks")
+
+
+def _stored(result: Comparison) -> bytes:
+    """The figures, how many samples there are before, and all samples, as 64-bit numbers."""
+    head = [*(float(getattr(result, name)) for name in SCALARS), float(len(result.before))]
+    return np.concatenate([head, result.before, result.after]).tobytes()
+
+
+def _restored(blob: object, plan: Plan) -> Comparison | None:
+    """A comparison from its bytes; None when they are not such bytes."""
+    count = len(SCALARS) + 1
+    if not isinstance(blob, bytes) or len(blob) % 8 or len(blob) < 8 * (count + 2):
         return None
-    return np.frombuffer(blob, np.float64).reshape(3, -1)
+    head, samples = np.split(np.frombuffer(blob, np.float64), [count])
+    *figures, first = head.tolist()
+    if not (1 <= first < len(samples) and first == int(first) and np.isfinite(samples).all() and (samples > 0).all()):
+        return None
+    known = dict(zip(SCALARS, figures, strict=True))
+    if not (known["speedup"] > 0 and known["low"] <= known["speedup"] <= known["high"] and known["blocks"] >= 1):
+        return None
+    before, after = np.split(samples, [int(first)])
+    return Comparison(
+        before, after, known["speedup"], known["low"], known["high"], known["noise"], plan.confidence,
+        int(known["blocks"]), known["error"],
+    )  # fmt: skip
 
 
 def measurement_key(

@@ -58,6 +58,12 @@ def catalog(folders: Sequence[Path] = (), *, plugins: bool = True) -> list[Rule]
     return sorted(found.values(), key=lambda r: (r.card.order, r.name))
 
 
+def own_rule(name: str) -> Rule:
+    """One rule of ours, without loading the others. Raises RuleError when there is none of that name."""
+    path = rules_folder() / f"{name}.toml"
+    return make_rule(read_card(path), importlib.import_module(f"onnxtune.rulebook.{name}"), str(path))
+
+
 def choose(
     rules: Iterable[Rule], only: Sequence[str] = (), skip: Sequence[str] = (), *, exact_only: bool = False
 ) -> list[Rule]:

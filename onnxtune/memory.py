@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 
+from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.model import tensor_bytes
+
+SESSIONS = 3
+"""How many sessions of a model are there at once when it is measured: before, after, and before again."""
 
 
 def peak_bytes(facts: Facts) -> int:
@@ -30,6 +35,28 @@ def peak_bytes(facts: Facts) -> int:
         gone = (t for t in over if t and facts.producer(t) is not None and not facts.is_constant(t))
         alive -= sum(_bytes(facts, t) for t in gone if not facts.is_output(t))
     return most + tensor_bytes(facts.model)
+
+
+def check_fits(facts: Facts) -> None:
+    """Refuse a model that needs more memory than this machine has, SESSIONS times over. Raises ModelError.
+
+    A shape costs nothing to write down: what it would take is known before anything is allocated.
+    """
+    need, have = peak_bytes(facts), physical_bytes()
+    if have and SESSIONS * need > have:
+        raise ModelError(
+            f"{facts.model.name}: one inference takes {need / 1e9:.3g} GB at the measured sizes, and {SESSIONS} times"
+            f" that is more than the {have / 1e9:.3g} GB of this machine; give smaller --input-shapes where they are"
+            " dynamic"
+        )
+
+
+def physical_bytes() -> int:
+    """Memory of this machine; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def _bytes(facts: Facts, tensor: str) -> int:

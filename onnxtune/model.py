@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +17,14 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
+from onnxtune.crashes import trying
 from onnxtune.errors import ModelError, one_line
+from onnxtune.external import span
+from onnxtune.wellformed import fault, tensors
 
+LOG = logging.getLogger(__name__)
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that still fit one protobuf message (2 GiB less a margin for the graph itself)."""
 
@@ -137,11 +144,16 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
         return source
     if isinstance(source, onnx.ModelProto):
         model = Model(source)
-        if any(uses_external_data(t) for t in _tensors(source.graph)):
+        if problem := fault(source):
+            raise ModelError(f"model: not a valid ONNX model ({problem})")
+        if any(uses_external_data(t) for t in tensors(source.graph)):
             raise ModelError("model: its weights are external data; load them first or give the path")
+        _check(model)
     else:
-        model = _read(Path(source))
-    _check(model)
+        with trying("file", os.fspath(source)):
+            model = _read(Path(source))
+            _check(model)
+    LOG.info("%s: %d nodes, opset %d", model.name, len(model.proto.graph.node), model.opset)
     return model
 
 
@@ -163,39 +175,24 @@ def _read(path: Path) -> Model:
         raise ModelError(f"{path}: not an ONNX model, or truncated (protobuf cannot be decoded)") from None
     if not proto.ir_version or not proto.HasField("graph"):
         raise ModelError(f"{path}: not an ONNX model (no graph in it)")
-    apart = [t for t in _tensors(proto.graph) if uses_external_data(t)]
-    if apart:
-        _load_external(proto, apart, path)
+    problem = fault(proto)
+    if problem:
+        raise ModelError(f"{path}: not a valid ONNX model ({problem})")
+    apart = [t for t in tensors(proto.graph) if uses_external_data(t)]
+    _load_external(apart, path)
     return Model(proto, path.name, path, bool(apart))
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """All stored tensors: initializers, attributes (Constant nodes), those of nested bodies."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-
-
-def _load_external(proto: onnx.ModelProto, apart: Sequence[TensorProto], path: Path) -> None:
-    folder = path.resolve().parent
+def _load_external(apart: Sequence[TensorProto], path: Path) -> None:
+    """Bytes from the files beside the model into the tensors."""
     for tensor in apart:
-        location = ExternalDataInfo(tensor).location
-        target = folder / location
-        if Path(location).is_absolute() or not target.resolve().is_relative_to(folder):
-            raise ModelError(f"{path}: external data of '{tensor.name}' lies outside the folder: {location}")
-        if not target.is_file():
-            raise ModelError(f"{path}: external data file is missing: {location}")
-    try:
-        load_external_data_for_model(proto, str(folder))
-    except Exception as error:  # onnx raises its own, OSError and ValueError here
-        raise ModelError(f"{path}: external data cannot be read ({one_line(error)})") from None
-    for tensor in apart:
-        tensor.ClearField("data_location")  # onnx leaves a mark that no other tensor has
+        where = span(tensor, path)
+        try:
+            tensor.raw_data = where.read()
+        except OSError as error:
+            raise ModelError(f"{path}: external data cannot be read ({error.strerror})") from None
+        tensor.ClearField("data_location")
+        del tensor.external_data[:]
 
 
 def _check(model: Model) -> None:
@@ -245,10 +242,12 @@ def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = 
                 data.chmod(staged.stat().st_mode)
         else:
             staged.write_bytes(model.proto.SerializeToString())
-        for file in (data, staged):  # the model last: it is what names the other
-            if file.exists():
-                with file.open("r+b") as handle:  # Windows syncs only what is open for writing
-                    os.fsync(handle.fileno())
+        files = [f for f in (data, staged) if f.exists()]  # the model last: it is what names the other
+        for file in files:
+            with file.open("r+b") as handle:  # Windows syncs only what is open for writing
+                os.fsync(handle.fileno())
+        with _undisturbed():
+            for file in files:
                 file.replace(path.parent / file.name)
 
 
@@ -285,6 +284,22 @@ def writable_folder(path: Path) -> Path:
     if not os.access(path, os.W_OK):
         raise ModelError(f"{path}: the folder is read-only")
     return path
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits until two files that belong together are both in place. (It is the main thread that it comes to.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -100,6 +100,7 @@ class ModelProposal:
     safety: Safety = "exact"
     enabling: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def overlap(first: Proposal, second: Proposal) -> bool:

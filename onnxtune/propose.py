@@ -2,37 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import onnx
+
 from onnxtune.calibrate.level import Level
+from onnxtune.crashes import CrashError, trying
 from onnxtune.errors import OnnxtuneError, one_line
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
+from onnxtune.later import Later
 from onnxtune.pattern import Match, find
-from onnxtune.proposal import Decline, Proposal
+from onnxtune.proposal import Decline, Fragment, Proposal
 from onnxtune.rule import No, Rule
+from onnxtune.timebox import TimeUp, time_box
 
 Said = Proposal | Decline
+
+
+RULE_SECONDS = 120.0
+"""How long one rule may take to look at a graph, plus RULE_NODE_SECONDS for each node."""
+RULE_NODE_SECONDS = 0.05
+TIME_UP = "it took longer than"
+"""What the Decline of a rule that was stopped says: it is not asked again."""
+
+
+def guarded(rule: Rule, nodes: int, work: Callable[[], object], failed: Callable[[str], None]) -> None:
+    """Do `work`, a rule's own code: it may be anybody's; what it raises, or how long it takes, must not cost the rest.
+
+    `failed` is told why it was stopped: an exception, the time limit, or that it brought the process down before.
+    onnxtune's own errors pass.
+    """
+    limit = RULE_SECONDS + RULE_NODE_SECONDS * nodes
+    try:
+        with trying("rule", rule.name), time_box(limit):
+            work()
+    except OnnxtuneError:
+        raise
+    except TimeUp:
+        failed(f"{TIME_UP} {limit:.0f} s")
+    except CrashError as crash:
+        failed(f"the process died of {crash} in it")
+    except (Exception, SystemExit) as error:  # scripts that were made rules like to exit
+        failed(f"{type(error).__name__}: {one_line(error)}")
 
 
 def propose(facts: Facts, rules: Iterable[Rule], settings: Mapping[str, Mapping[str, Any]]) -> list[Said]:
     """All proposals and declines of pattern and graph rules on this graph.
 
-    A rule that raises is reported as a Decline with its name and the reason; the others go on.
+    A rule that raises, or does not end in time, is reported as a Decline with its name and the reason; the others
+    go on.
     """
     said: list[Said] = []
     for rule in rules:
         if rule.kind in ("model", "levels"):
             continue
         chosen = rule.settings(settings.get(rule.name))
-        try:
-            said.extend(_run(facts, rule, chosen))
-        except OnnxtuneError:
-            raise
-        except Exception as error:  # a rule may be anybody's code; its failure must not cost the rest
-            said.append(_failed(rule, "", f"{type(error).__name__}: {one_line(error)}"))
+        found = _run(facts, rule, chosen)
+        guarded(rule, len(facts.nodes), partial(said.extend, found), _note(said, rule))
     facts.forget()
     return said
 
@@ -45,18 +76,19 @@ def propose_levels(
     for rule in rules:
         if rule.levels is None or facts.opset < rule.card.min_opset:
             continue
-        try:
-            for item in rule.levels(facts, rule.settings(settings.get(rule.name))):
-                breach = _breach(facts, item.unfitted) if isinstance(item, Level) else None
-                if breach:
-                    said.append(_failed(rule, item.layer.key, breach))
-                else:
-                    said.append(item if isinstance(item, Level) else _decline(item, rule))
-        except OnnxtuneError:
-            raise
-        except Exception as error:  # as above
-            said.append(_failed(rule, "", f"{type(error).__name__}: {one_line(error)}"))
+        found = _levels(facts, rule, settings)
+        guarded(rule, len(facts.nodes), partial(said.extend, found), _note(said, rule))
     return said
+
+
+def _levels(facts: Facts, rule: Rule, settings: Mapping[str, Mapping[str, Any]]) -> Iterator[Level | Decline]:
+    assert rule.levels is not None, "only asked of rules that have levels"
+    for item in rule.levels(facts, rule.settings(settings.get(rule.name))):
+        breach = _breach(facts, item.unfitted) if isinstance(item, Level) else None
+        if breach:
+            yield _failed(rule, item.layer.key, breach)
+        else:
+            yield item if isinstance(item, Level) else _decline(item, rule)
 
 
 def _run(facts: Facts, rule: Rule, settings: Mapping[str, Any]) -> Iterator[Said]:
@@ -101,9 +133,13 @@ def _owned(facts: Facts, proposal: Proposal, rule: Rule) -> Said:
 
 
 def _decline(item: object, rule: Rule) -> Decline:
-    if isinstance(item, Decline):
+    if isinstance(item, Decline) and isinstance(item.node, str) and isinstance(item.reason, str):
         return replace(item, rule=rule.name)
     raise TypeError(f"it gave a {type(item).__name__}, neither a Proposal nor a Decline")
+
+
+def _note(said: list[Any], rule: Rule) -> Callable[[str], None]:
+    return lambda reason: said.append(_failed(rule, "", reason))
 
 
 def _failed(rule: Rule, node: str, reason: str) -> Decline:
@@ -113,6 +149,8 @@ def _failed(rule: Rule, node: str, reason: str) -> Decline:
 def _breach(facts: Facts, proposal: Proposal) -> str | None:
     """What a proposal must not do: remove what is not there, drop or read what it may not."""
     removes, fragment = proposal.removes, proposal.fragment
+    if wrong := _misshapen(proposal):
+        return wrong
     if not removes:
         return "it removes no node"
     unknown = removes - facts.by_key.keys()
@@ -129,6 +167,24 @@ def _breach(facts: Facts, proposal: Proposal) -> str | None:
     for tensor in sorted(proposal.reads):
         if tensor in made or not facts.exists(tensor):
             return f"it reads '{tensor}', which {'it removes' if tensor in made else 'nothing makes'}"
+    return None
+
+
+def _misshapen(proposal: Proposal) -> str | None:
+    """Python lets a rule put anything into a Proposal: what is not what its type says would break a later stage."""
+    fragment = proposal.fragment
+    if not isinstance(fragment, Fragment) or not isinstance(proposal.removes, frozenset):
+        return "its proposal has no fragment, or no set of nodes to remove"
+    if not all(isinstance(n, onnx.NodeProto) and any(n.output) for n in fragment.nodes):
+        return "its fragment holds what is no node with an output"
+    if not all(isinstance(w, onnx.TensorProto | Later) for w in fragment.stored):
+        return "its fragment holds what is no weight"
+    if not all(isinstance(n, str) for n in (proposal.title, *fragment.aliases, *fragment.aliases.values())):
+        return "a title or name in its proposal is no text"
+    try:
+        json.dumps([dict(proposal.settings), dict(proposal.details)], allow_nan=False)
+    except (TypeError, ValueError) as error:
+        return f"settings and details must be plain data: {one_line(error)}"
     return None
 
 

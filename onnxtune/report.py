@@ -8,16 +8,19 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
+from onnxtune.profile import Profile
 from onnxtune.proposal import Decline, ModelProposal, Proposal
+from onnxtune.subgraph import Subgraph
 
 SCHEMA = 1
 Stage = Literal["measure", "select", "verify", "confirm"]
-Status = Literal["faster", "nothing to gain", "already tuned", "forced", "smaller", "over budget"]
+Status = Literal["faster", "nothing to gain", "already tuned", "forced", "smaller", "over budget", "unmeasured"]
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,17 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Kept:
-    """A rewrite in the result, with its measured effect on its region and the local check's error."""
+    """A rewrite in the result, with its measured effect on its region and the local check's error.
+
+    `before` and `after`: the nodes that it took away and brought; None for a rewrite of the whole model.
+    """
 
     rewrite: Rewrite
     comparison: Comparison | None
     error: float | None
     reason: str
+    before: Subgraph | None = None
+    after: Subgraph | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,12 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that `optimize` found and did."""
+    """Everything that `optimize` found and did.
+
+    `profile_before` and `profile_after`: where the time of one inference goes, None where nothing was measured;
+    only the first where the original came back. `reproduce`: the command or call that gives this report again, for
+    the model whose graph has the hash `source_sha256`.
+    """
 
     model: str
     status: Status
@@ -85,6 +98,10 @@ class Report:
     settings: Mapping[str, Any]
     seconds: Mapping[str, float]
     calibration: Mapping[str, Any] | None = None
+    profile_before: Profile | None = None
+    profile_after: Profile | None = None
+    reproduce: str = ""
+    source_sha256: str = ""
     schema: int = SCHEMA
 
     @property
@@ -128,12 +145,18 @@ class Report:
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of `to_json`, as it ships with the package."""
+    path = Path(__file__).with_name("schemas") / f"report-{SCHEMA}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
 def describe(proposal: Proposal | ModelProposal) -> Rewrite:
     """The report's words for a proposal."""
     where: tuple[str, int] = ("", 0)
-    details: dict[str, Any] = {}
     if isinstance(proposal, Proposal):
-        where, details = (proposal.node, len(proposal.removes)), dict(proposal.details)
+        where = (proposal.node, len(proposal.removes))
     return Rewrite(
         proposal.rule,
         proposal.title,
@@ -141,7 +164,7 @@ def describe(proposal: Proposal | ModelProposal) -> Rewrite:
         safety=proposal.safety,
         enabling=proposal.enabling,
         settings=dict(proposal.settings),
-        details=details,
+        details=dict(proposal.details),
     )
 
 

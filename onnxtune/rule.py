@@ -14,7 +14,6 @@ form may define `levels` beside it, for the calibrated forms of the same idea.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,10 @@ from typing import Any, Literal, get_args
 
 from onnxtune.errors import RuleError
 from onnxtune.patterntext import Pattern
+from onnxtune.tomlfile import read_toml
 
+OWN = "onnxtune"
+"""Where our own rules come from, as cards say."""
 Safety = Literal["exact", "calibrated", "advice"]
 Kind = Literal["pattern", "graph", "model", "levels"]
 ENTRY: Mapping[str, Kind] = {"rewrite": "pattern", "propose": "graph", "transform": "model", "levels": "levels"}
@@ -33,6 +35,14 @@ class No(str):
     """Returned by `rewrite` instead of a replacement: the reason why this match is left alone."""
 
     __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a rule changes, drawn in text: operators and arrows from input to output."""
+
+    before: str
+    after: str
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,12 @@ class Card:
     fires: tuple[str, ...] = ()
     declines: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
+    drawing: Drawing | None = None
     pattern: Pattern | None = None
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     help: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    source: str = "onnxtune"
+    source: str = OWN
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +106,7 @@ class Rule:
 
 
 _TEXT = {"name", "code", "summary", "why"}
-_LISTS: Mapping[str, type] = {"guidelines": int, "fires": str, "declines": str, "references": str}
+_LISTS: Mapping[str, type] = {"guidelines": int, "fires": str, "declines": str, "references": str, "history": str}
 _OTHER: Mapping[str, type] = {
     "safety": str,
     "enabling": bool,
@@ -103,19 +115,13 @@ _OTHER: Mapping[str, type] = {
     "order": int,
     "min_opset": int,
 }
-_TABLES = {"pattern", "settings", "help"}
+_TABLES = {"pattern", "settings", "help", "drawing"}
 _NAMES = ("constants", "optional", "optional_nodes")
 
 
-def read_card(path: Path, source: str = "onnxtune") -> Card:
+def read_card(path: Path, source: str = OWN) -> Card:
     """Read a rule's TOML. Raises RuleError with the file and the key for anything unexpected."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RuleError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RuleError(f"{path}: not valid TOML ({error})") from None
-    return _card(table, path, source)
+    return _card(read_toml(path, RuleError), path, source)
 
 
 def _card(table: Mapping[str, Any], path: Path, source: str) -> Card:
@@ -126,6 +132,8 @@ def _card(table: Mapping[str, Any], path: Path, source: str) -> Card:
         raise RuleError(f"{path}: key '{min(missing)}' is missing")
     for key in _TEXT:
         _expect(table, key, str, path)
+        if not all(c.isprintable() or c in "\n\t" for c in table[key]):
+            raise RuleError(f"{path}: key '{key}' holds control characters")
     if table["name"] != path.stem:
         raise RuleError(f"{path}: name '{table['name']}' must equal the file's name '{path.stem}'")
     for key, kind in _OTHER.items():
@@ -142,7 +150,20 @@ def _card(table: Mapping[str, Any], path: Path, source: str) -> Card:
     lists: dict[str, Any] = {k: tuple(table[k]) for k in _LISTS if k in table}
     tables: dict[str, Any] = {k: MappingProxyType(table[k]) for k in ("settings", "help") if k in table}
     plain: dict[str, Any] = {k: table[k] for k in (*_TEXT, *_OTHER) if k in table}
-    return Card(**plain, **lists, **tables, pattern=_pattern(table.get("pattern"), path), source=source)
+    drawing, pattern = _drawing(table.get("drawing"), path), _pattern(table.get("pattern"), path)
+    return Card(**plain, **lists, **tables, drawing=drawing, pattern=pattern, source=source)
+
+
+def _drawing(table: Mapping[str, Any] | None, path: Path) -> Drawing | None:
+    if table is None:
+        return None
+    keys = ("before", "after")
+    _refuse_unknown(table, set(keys), path, "drawing.")
+    for key in keys:
+        if key not in table:
+            raise RuleError(f"{path}: key 'drawing.{key}' is missing")
+        _expect(table, key, str, path, "drawing.")
+    return Drawing(*(table[key].strip("\n") for key in keys))
 
 
 def _pattern(table: Mapping[str, Any] | None, path: Path) -> Pattern | None:

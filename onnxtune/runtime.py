@@ -7,14 +7,12 @@ own messages are kept out of the terminal; what matters of them is raised as an 
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
-import os
+import logging
 import platform
-import re
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,23 +21,32 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxtune.errors import ModelError, ProviderError, UsageError, one_line
+from onnxtune.binding import WITHOUT_GRAPH, Call, bind, bind_graph, bind_graph_with_copies, direct, run_options
+from onnxtune.crashes import CrashError, model_key, noted, trying
+from onnxtune.devices import cpu_name, gpu_name
+from onnxtune.errors import ModelError, ProviderError, UsageError
+from onnxtune.library import ort, plain, stderr_to_nowhere
 from onnxtune.model import PROTOBUF_LIMIT, Model
 
 Feeds = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
 Level = Literal["disable", "basic", "extended", "layout", "all"]
 
+LOG = logging.getLogger(__name__)
+RUN_SECONDS = 300.0
+"""Longest that one inference may take when a model is tried: a Loop may be told to run for ever."""
 IN_MEMORY = 64 * 2**20
 """Bytes up to which a model is handed to ONNX Runtime in memory."""
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+ON = ("1", "true")
 ALIASES = {
     "cpu": CPU,
     "cuda": CUDA,
     "gpu": CUDA,
-    "trt": "TensorrtExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
+    "trt": TENSORRT,
+    "tensorrt": TENSORRT,
     "dml": "DmlExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
@@ -48,7 +55,7 @@ ALIASES = {
 }
 REMEDIES = {
     CUDA: "pip install 'onnxtune[cuda]' brings the CUDA and cuDNN libraries; the NVIDIA driver must be installed",
-    "TensorrtExecutionProvider": "pip install tensorrt, and put its libraries on the library path",
+    TENSORRT: "pip install tensorrt, and put its libraries on the library path",
 }
 
 
@@ -69,58 +76,44 @@ class Target:
 
     @property
     def on_gpu(self) -> bool:
-        return self.provider in (CUDA, "TensorrtExecutionProvider")
+        return self.provider in (CUDA, TENSORRT)
 
     @property
     def device(self) -> str:
         """Name of the device that does the work."""
-        return gpu_name(int(self.options.get("device_id", "0"))) if self.on_gpu else cpu_name()
+        return gpu_name(self.device_id) if self.on_gpu else cpu_name()
+
+    @property
+    def device_id(self) -> int:
+        """CUDA's number of the GPU."""
+        return int(self.options.get("device_id", "0"))
+
+    @property
+    def cuda_graph(self) -> bool:
+        """Are runs recorded and replayed as a CUDA graph?"""
+        asked = self.options.get({CUDA: "enable_cuda_graph", TENSORRT: "trt_cuda_graph_enable"}.get(self.provider, ""))
+        return str(asked).lower() in ON
 
 
-@functools.cache
-def ort() -> Any:
-    """The onnxruntime module, quiet, with the CUDA libraries of the nvidia wheels loaded when there."""
-    with _stderr_to_nowhere():
-        import onnxruntime
+@dataclass(frozen=True)
+class Settings:
+    """How a session works, beside its provider and threads. The defaults are ONNX Runtime's own.
 
-        onnxruntime.set_default_logger_severity(4)
-        preload = getattr(onnxruntime, "preload_dlls", None)
-        if preload is not None and CUDA in onnxruntime.get_available_providers():
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints what is missing; `trouble` says it better
-                preload()
-    return onnxruntime
-
-
-class Runner:
-    """A session bound to one set of feeds: `runner()` does one inference.
-
-    On a GPU inputs and outputs stay on the device (IO binding) and every call is synchronised.
+    `parallel`: independent nodes at the same time; `arena`: memory is kept for the next run; `spinning`: idle threads
+    of a run wait busily; `profile`: prefix of the file that ONNX Runtime's profiler writes ("": none); `optimized`:
+    file for the graph as ONNX Runtime runs it ("": none).
     """
 
-    def __init__(self, session: Any, feeds: Feeds, target: Target) -> None:
-        # Nothing of its own is kept in `_call`: a cycle would hold the session, which may be large, for longer.
-        if target.on_gpu:
-            self._call = bind(session, dict(feeds), "cuda", int(target.options.get("device_id", "0")))
-        else:
-            self._call = functools.partial(session.run, None, dict(feeds))
-
-    def __call__(self) -> None:
-        self._call()
+    level: Level = "all"
+    parallel: bool = False
+    arena: bool = True
+    spinning: bool = True
+    profile: str = ""
+    optimized: str = ""
 
 
-def bind(session: Any, feeds: Feeds, device: str, device_id: int = 0) -> Callable[[], None]:
-    """A call that runs the session with device-resident inputs and outputs, and waits for the device."""
-    binding = session.io_binding()
-    for name, value in feeds.items():
-        binding.bind_ortvalue_input(name, ort().OrtValue.ortvalue_from_numpy(value, device, device_id))
-    for output in session.get_outputs():
-        binding.bind_output(output.name, device, device_id)
-
-    def call() -> None:
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-
-    return call
+class EndlessError(ModelError):
+    """One inference takes longer than RUN_SECONDS."""
 
 
 class Session:
@@ -130,48 +123,106 @@ class Session:
     does not become active.
     """
 
-    def __init__(self, model: Model, target: Target, level: Level = "all") -> None:
+    def __init__(self, model: Model, target: Target, level: Level = "all", settings: Settings | None = None) -> None:
         self.target = target
         self.name = model.name
-        library = ort()
-        options = library.SessionOptions()
-        levels = library.GraphOptimizationLevel
-        options.graph_optimization_level = {
-            "disable": levels.ORT_DISABLE_ALL,
-            "basic": levels.ORT_ENABLE_BASIC,
-            "extended": levels.ORT_ENABLE_EXTENDED,
-            "layout": getattr(levels, "ORT_ENABLE_LAYOUT", levels.ORT_ENABLE_ALL),
-            "all": levels.ORT_ENABLE_ALL,
-        }[level]
-        options.intra_op_num_threads = target.threads
-        options.log_severity_level = 4
-        # Two sessions are timed in turn: the idle one's threads must not spin beside the busy one's.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        providers: list[Any] = [(target.provider, dict(target.options))]
-        if target.provider == "TensorrtExecutionProvider":
-            providers.append(CUDA)
-        if target.provider != CPU:
-            providers.append(CPU)
+        self._key = model_key(model.proto, target.provider, level, repr(settings)) if noted() else None
         try:
-            with _loadable(model) as source, _stderr_to_nowhere():
-                self.session = library.InferenceSession(source, options, providers=providers, enable_fallback=0)
+            silent = contextlib.redirect_stdout(io.StringIO())  # older versions print what they then raise
+            with self._tried(), _loadable(model) as source, stderr_to_nowhere(), silent:
+                self.session = create(source, target, settings or Settings(level))
+        except ModelError:
+            raise
         except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
             raise ModelError(f"{model.name}: ONNX Runtime cannot load it ({plain(error)})") from None
-        active = self.session.get_providers()
-        if not active or active[0] != target.provider:
-            raise unusable(target.provider, f"ONNX Runtime fell back to {', '.join(active) or 'nothing'}")
+        LOG.debug("%s: %d nodes loaded on %s, level %s", model.name, len(model.proto.graph.node), target.label, level)
+        check_active(self.session, target)
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> Outputs:
-        """One inference; outputs by name. Raises ModelError with ONNX Runtime's reason."""
+        """One inference; outputs by name. Raises ModelError with ONNX Runtime's reason, or EndlessError."""
         names = list(outputs) if outputs is not None else [o.name for o in self.session.get_outputs()]
+        options = run_options(WITHOUT_GRAPH) if self.target.cuda_graph else ort().RunOptions()
+        watch = threading.Timer(RUN_SECONDS, setattr, (options, "terminate", True))
+        watch.daemon = True
+        watch.start()
         try:
-            values = self.session.run(names, dict(feeds))
+            with self._tried():
+                values = self.session.run(names, dict(feeds), options)
+        except ModelError:
+            raise
         except Exception as error:  # see above
+            if options.terminate:
+                raise EndlessError(f"{self.name}: one inference takes more than {RUN_SECONDS:g} s") from None
             raise ModelError(f"{self.name}: ONNX Runtime cannot run it ({plain(error)})") from None
+        finally:
+            watch.cancel()
         return {n: np.asarray(v) for n, v in zip(names, values, strict=True) if not isinstance(v, (list, dict))}
 
-    def runner(self, feeds: Feeds) -> Runner:
-        return Runner(self.session, feeds, self.target)
+    @contextlib.contextmanager
+    def _tried(self) -> Iterator[None]:
+        """Noted, so that a crash within is known for what it is. Raises ModelError for what crashed before."""
+        try:
+            with trying("model", self.name, self._key):
+                yield
+        except CrashError as crash:
+            raise ModelError(f"{self.name}: ONNX Runtime cannot run it (it dies of {crash})") from None
+
+    def runner(self, feeds: Feeds, *, include_copies: bool = False) -> Call:
+        """A call that does one inference of these feeds.
+
+        On a GPU inputs and outputs stay on the device and every call is synchronised; `include_copies`: they come
+        from the host and go back to it in every call. On other providers both are the same.
+        Raises ModelError with ONNX Runtime's reason when the tensors cannot be bound.
+        """
+        graph = self.target.cuda_graph
+        if not self.target.on_gpu or (include_copies and not graph):
+            return direct(self.session, feeds)
+        bound = bind if not graph else bind_graph_with_copies if include_copies else bind_graph
+        try:
+            return bound(self.session, feeds, "cuda", self.target.device_id)
+        except Exception as error:  # see above
+            raise ModelError(f"{self.name}: ONNX Runtime cannot run it ({plain(error)})") from None
+
+
+def create(source: bytes | str, target: Target, settings: Settings) -> Any:
+    """An onnxruntime.InferenceSession of a serialised model or a file. Raises what onnxruntime raises."""
+    library = ort()
+    options = library.SessionOptions()
+    levels, modes = library.GraphOptimizationLevel, library.ExecutionMode
+    options.graph_optimization_level = {
+        "disable": levels.ORT_DISABLE_ALL,
+        "basic": levels.ORT_ENABLE_BASIC,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+        "layout": getattr(levels, "ORT_ENABLE_LAYOUT", levels.ORT_ENABLE_ALL),
+        "all": levels.ORT_ENABLE_ALL,
+    }[settings.level]
+    options.intra_op_num_threads = target.threads
+    options.execution_mode = modes.ORT_PARALLEL if settings.parallel else modes.ORT_SEQUENTIAL
+    options.enable_cpu_mem_arena = settings.arena
+    options.log_severity_level = 4
+    if settings.profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = settings.profile
+    if settings.optimized:
+        options.optimized_model_filepath = settings.optimized
+    if not settings.spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Two sessions are timed in turn: the idle one's threads must not spin beside the busy one's.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    providers: list[Any] = [(target.provider, dict(target.options))]
+    if target.provider == TENSORRT:
+        providers.append(CUDA if target.device_id == 0 else (CUDA, {"device_id": str(target.device_id)}))
+    if target.provider != CPU:
+        providers.append(CPU)
+    return library.InferenceSession(source, options, providers=providers, enable_fallback=0)
+
+
+def check_active(session: Any, target: Target) -> None:
+    """Raises ProviderError when the session does not run on the target's provider."""
+    active = session.get_providers()
+    if not active or active[0] != target.provider:
+        raise unusable(target.provider, f"ONNX Runtime fell back to {', '.join(active) or 'nothing'}")
 
 
 def resolve(requested: str = "auto", options: Mapping[str, str] | None = None, threads: int = 0) -> Target:
@@ -207,6 +258,8 @@ def _parse(word: str, options: Mapping[str, str] | None, threads: int) -> Target
         if provider == CPU or not device.isdecimal():
             raise UsageError(f"--providers: '{word.strip()}' names no device (write cuda:0, cuda:1, ...)")
         given["device_id"] = device
+    if not given.get("device_id", "0").isdecimal():
+        raise UsageError(f"--provider-option device_id={given['device_id']}: expected the number of a device")
     return Target(provider, given, threads)
 
 
@@ -220,7 +273,7 @@ def trouble(target: Target) -> str | None:
     if target.provider not in ort().get_available_providers():
         return "this build of ONNX Runtime does not contain it"
     try:
-        session = Session(_probe(), target)
+        session = Session(probe(), target)
         x = np.arange(64, dtype=np.float32).reshape(1, 4, 4, 4)
         got = session.run({"x": x})["y"]
     except (ModelError, ProviderError) as error:
@@ -229,26 +282,27 @@ def trouble(target: Target) -> str | None:
     return None if np.allclose(got, x.sum(1, keepdims=True)) else "it computes wrong numbers"
 
 
-def _probe() -> Model:
+def probe() -> Model:
+    """A small convolution whose result is known: the sums over the four channels."""
     text = """<ir_version: 8, opset_import: ["": 13]> probe (float[1,4,4,4] x) => (float[1,1,4,4] y)
         <float[1,4,1,1] w = {1, 1, 1, 1}> { y = Conv(x, w) }"""
     return Model(onnx.parser.parse_model(text), "probe")
 
 
-def plain(error: BaseException) -> str:
-    """ONNX Runtime's message without its error codes and the places in its own source code."""
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", one_line(error, 2000))
-    text = re.sub(r"\S+\.(cc|h|cpp):\d+ (\S.*?\)( \[with .*?\])? )?", "", text)
-    return one_line(text)
-
-
 @contextlib.contextmanager
 def _loadable(model: Model) -> Iterator[bytes | str]:
     """What InferenceSession takes: bytes, of which it keeps a copy, or for large models a path."""
-    size = model.proto.ByteSize()
-    if size <= IN_MEMORY:
+    if model.proto.ByteSize() <= IN_MEMORY:
         yield model.proto.SerializeToString()
         return
+    with as_file(model) as path:
+        yield str(path)
+
+
+@contextlib.contextmanager
+def as_file(model: Model) -> Iterator[Path]:
+    """The model as a file in a temporary folder, with its weights beside it above 2 GiB."""
+    size = model.proto.ByteSize()
     with tempfile.TemporaryDirectory(prefix="onnxtune-") as folder:
         path = Path(folder) / "model.onnx"
         if size <= PROTOBUF_LIMIT:
@@ -257,58 +311,7 @@ def _loadable(model: Model) -> Iterator[bytes | str]:
             proto = onnx.ModelProto()
             proto.CopyFrom(model.proto)
             onnx.save(proto, path, save_as_external_data=True, location="model.data", convert_attribute=False)
-        yield str(path)
-
-
-@contextlib.contextmanager
-def _stderr_to_nowhere() -> Iterator[None]:
-    """Native libraries write to file descriptor 2 past Python: send it to the null device meanwhile."""
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
-
-@functools.cache
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-@functools.cache
-def cpu_features() -> frozenset[str]:
-    """Instruction sets as Linux names them ("avx512f", "avx2"); empty where the system does not tell."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("flags"):
-                return frozenset(line.partition(":")[2].split())
-    return frozenset()
-
-
-@functools.cache
-def gpu_name(device: int) -> str:
-    """The GPU's name from the NVIDIA driver's own tool; "CUDA device N" where it cannot be asked."""
-    import shutil
-    import subprocess
-
-    tool = shutil.which("nvidia-smi")
-    if tool:
-        command = [tool, f"--id={device}", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-            if answer.returncode == 0 and answer.stdout.strip():
-                return answer.stdout.strip().splitlines()[0]
-    return f"CUDA device {device}"
+        yield path
 
 
 def versions() -> dict[str, str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import onnx
 
 from onnxtune.errors import ModelError, UsageError
 from onnxtune.model import Model
@@ -14,6 +17,10 @@ Sizes = Mapping[str, tuple[int, ...]]
 ASSUMED_SPATIAL = 224
 """Height and width that are assumed when an image input leaves them open (the ImageNet crop)."""
 ASSUMED_CHANNELS = 3
+
+
+INPUT_LIMIT = 2**30
+"""Bytes that all inputs of one inference may take: a shape is quickly written down, and feeds are made of it."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,22 @@ def bind(model: Model, given: Sizes | None = None) -> Binding:
             raise UsageError(f"{model.name}: input '{value.name}' has no declared rank; give --input-shapes")
         else:
             sizes[value.name] = _fill(value.name, shape, values, assumed)
+    _refuse_huge(model, sizes)
     return Binding(sizes, tuple(assumed))
+
+
+def _refuse_huge(model: Model, sizes: Sizes) -> None:
+    total = 0
+    for value in model.inputs:
+        kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        total += math.prod(sizes[value.name]) * int(kind.itemsize)
+    if total > INPUT_LIMIT:
+        largest = max(sizes, key=lambda name: math.prod(sizes[name]))
+        shown = "x".join(map(str, sizes[largest]))
+        raise ModelError(
+            f"{model.name}: its inputs take {total / 1e9:.3g} GB (at most {INPUT_LIMIT / 1e9:.3g}), '{largest[:80]}'"
+            f" is {shown}; give smaller --input-shapes where they are dynamic"
+        )
 
 
 def with_batch(model: Model, sizes: Sizes, given: Sizes, batch: int) -> tuple[dict[str, tuple[int, ...]], bool]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.proposal import Proposal
+from onnxtune.subgraph import Subgraph, before_and_after
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
     """A proposal that was chosen, with its measured effect and the local check's error.
 
-    `made` and `read` are the tensors that the removed nodes made and read.
+    `made` and `read` are the tensors that the removed nodes made and read; `drawn`: what was there and what came;
+    `estimate`: where nothing is measured, the work that it saves (see `onnxtune.tune.estimate`).
     """
 
     proposal: Proposal
@@ -23,11 +25,14 @@ class Step:
     read: frozenset[str]
     error: float | None = None
     forced: bool = False
+    estimate: float = 0.0
+    drawn: tuple[Subgraph | None, Subgraph | None] = (None, None)
 
     @property
     def pays(self) -> bool:
         """Chosen for the time it saves (or because the user insists), not for what it enables."""
-        return self.forced or (self.comparison is not None and self.comparison.verdict == "faster")
+        measured = self.comparison is not None and self.comparison.verdict == "faster"
+        return self.forced or measured or self.estimate > 0
 
     def settled(self) -> Step:
         """With all new weights computed: the model that they were made from need not stay in memory."""
@@ -35,7 +40,7 @@ class Step:
 
     @property
     def saved(self) -> float:
-        return self.comparison.saved if self.comparison else 0.0
+        return self.comparison.saved if self.comparison else self.estimate
 
 
 def step_of(facts: Facts, proposal: Proposal, comparison: Comparison | None, *, forced: bool = False) -> Step:
@@ -43,7 +48,7 @@ def step_of(facts: Facts, proposal: Proposal, comparison: Comparison | None, *, 
     nodes = [facts.by_key[key] for key in proposal.removes]
     made = frozenset(o for n in nodes for o in n.outputs if o)
     read = frozenset(i for n in nodes for i in (*n.inputs, *n.captured) if i)
-    return Step(proposal, comparison, made, read, forced=forced)
+    return Step(proposal, comparison, made, read, forced=forced, drawn=before_and_after(facts, proposal))
 
 
 def dependants(steps: Sequence[Step], dropped: Collection[int]) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,27 +14,28 @@ import onnx
 
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache, measurement_key
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
-from onnxtune.feeds import random_feeds
-from onnxtune.measure import Plan, measure, warm
+from onnxtune.feeds import Feeds, random_feeds
+from onnxtune.measure import Make, Plan, measure, warm
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Proposal
 from onnxtune.region import extract, neighbourhood
-from onnxtune.runtime import Runner, Session, Target
+from onnxtune.runtime import Session, Target
 from onnxtune.shapes import describe
 
-REGION_PLAN = Plan(warmup=0.02, rounds=20, duration=0.6, precision=0.02, patience=4)
-ENABLING_PLAN = Plan(warmup=0.01, rounds=16, duration=0.15, precision=0.03)
+LOG = logging.getLogger(__name__)
+REGION_PLAN = Plan(warmup=0.02, rounds=5, duration=0.6, precision=0.02, patience=4)
+ENABLING_PLAN = Plan(warmup=0.01, rounds=4, duration=0.15, precision=0.03)
 """For rewrites that ONNX Runtime mostly does itself: there are many, and they stay where others need them."""
 LARGE = 2**28
 """Bytes of weights of which a second copy in memory is too much."""
-MODEL_PLAN = Plan(warmup=0.1, rounds=24, duration=1.5, precision=0.02)
+MODEL_PLAN = Plan(warmup=0.1, rounds=6, duration=1.5, precision=0.02)
 """For a rewrite of the whole model, on its way."""
 CONFIRM_PLANS = (
-    Plan(warmup=0.2, rounds=30, duration=4.0, precision=0.01),
-    Plan(warmup=0.2, rounds=60, duration=8.0, precision=0.01, patience=2),
+    Plan(warmup=0.2, rounds=8, duration=4.0, precision=0.01),
+    Plan(warmup=0.2, rounds=15, duration=8.0, precision=0.01, patience=2),
 )
 """For the last word; the second where other work on the machine has blurred the first."""
 
@@ -45,25 +47,19 @@ class Trial(NamedTuple):
     problem: str = ""
 
 
+@dataclass(frozen=True, eq=False)
 class Baseline:
-    """The model that others are timed against, loaded when it is first needed, twice: the second is the control.
-    One with LARGE weights is loaded once, and the control runs the same session again."""
+    """The model that others are timed against, with what it is fed. `sizes`: of its inputs."""
 
-    def __init__(self, model: Model, sizes: Mapping[str, tuple[int, ...]], target: Target, seed: int) -> None:
-        self.model, self.sizes, self.target = model, sizes, target
-        self.feeds = random_feeds(model, sizes, seed)
+    model: Model
+    sizes: Mapping[str, tuple[int, ...]]
+    feeds: Feeds
+    target: Target
 
     @cached_property
-    def runners(self) -> tuple[Runner, Runner]:
+    def make(self) -> Make:
         """Raises ModelError where it does not run."""
-        first = self.runner(self.model)
-        return first, first if tensor_bytes(self.model) > LARGE else self.runner(self.model)
-
-    def runner(self, model: Model) -> Runner:
-        """A model with the same inputs, run once."""
-        session = Session(model, self.target)
-        session.run(self.feeds)
-        return session.runner(self.feeds)
+        return tried(self.model, self.target, self.feeds)
 
 
 Cut = dict[frozenset[str] | None, Baseline | None]
@@ -116,15 +112,18 @@ class Timer:
         if model is None:
             return None
         sizes = facts.sizes if keys is None else {v.name: _static(v) for v in model.inputs}
-        return Baseline(model, sizes, self.target, self.seed)
+        return Baseline(model, sizes, random_feeds(model, sizes, self.seed), self.target)
 
     def latency(self, model: Model, sizes: Mapping[str, tuple[int, ...]]) -> float:
-        """Seconds of the model's fastest inference out of a few."""
-        return warm(Session(model, self.target).runner(random_feeds(model, sizes, self.seed)), MODEL_PLAN.warmup)
+        """Seconds of the model's fastest inference out of a few. Raises ModelError when it does not run."""
+        session, feeds = Session(model, self.target), random_feeds(model, sizes, self.seed)
+        session.run(feeds)
+        return warm(session.runner(feeds), MODEL_PLAN.warmup)
 
     def models(self, before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], plan: Plan) -> Trial:
         """A/B of two models with the same inputs, with an A/A control."""
-        return self._against(Baseline(before, sizes, self.target, self.seed), after, plan)
+        baseline = Baseline(before, sizes, random_feeds(before, sizes, self.seed), self.target)
+        return self._against(baseline, after, plan)
 
     def _against(self, baseline: Baseline, after: Model, plan: Plan) -> Trial:
         plan = replace(plan, seed=self.seed)
@@ -135,12 +134,27 @@ class Timer:
         if time.monotonic() > self.deadline:
             return Trial(None, "the time budget ran out before it was measured")
         try:
-            before, again = baseline.runners
-            result = measure(before, baseline.runner(after), again, plan)
+            result = measure(baseline.make, tried(after, self.target, baseline.feeds), plan)
         except ModelError as error:
             return Trial(None, str(error))
         self.cache.put(key, result)
         return Trial(result)
+
+
+def tried(model: Model, target: Target, feeds: Feeds) -> Make:
+    """`fresh`, after one run has shown that the model works. One with LARGE weights is loaded once only: there is no
+    room for copies, and all its sessions are one. Raises ModelError where it does not run."""
+    session = Session(model, target)
+    session.run(feeds)
+    if tensor_bytes(model) <= LARGE:
+        return fresh(model, target, feeds)
+    runner = session.runner(feeds)
+    return lambda: runner
+
+
+def fresh(model: Model, target: Target, feeds: Feeds) -> Make:
+    """Makes a new session of the model, bound to the feeds, at every call."""
+    return lambda: Session(model, target).runner(feeds)
 
 
 def _static(value: onnx.ValueInfoProto) -> tuple[int, ...]:

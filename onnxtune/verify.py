@@ -22,10 +22,14 @@ from onnxtune.costs import reduction_length
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.feeds import Case, Feeds
+from onnxtune.memory import check_fits
 from onnxtune.model import Model
-from onnxtune.runtime import CPU, Level, Outputs, Session, Target
+from onnxtune.runtime import CPU, EndlessError, Level, Outputs, Session, Target
 
 LEVELS: tuple[Level, ...] = ("disable", "all")
+PLAIN_LEVELS: tuple[Level, ...] = ("disable", "basic", "all")
+"""Levels at which the original is run plainly, the first at which it runs. (Of some ONNX Runtime needs its first
+optimisations to find the shapes in a Scan's body.)"""
 ROUNDING_MARGIN = 16.0
 """How many standard steps of the rounding walk are allowed (measured errors stay within about 4)."""
 SENSITIVITY_MARGIN = 8.0
@@ -44,6 +48,35 @@ class Verdict:
     error: float
     cases: int
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two ways of computing one function may lie apart. `terms`: length of all its sums together.
+
+    `rtol` (of the tensor's largest magnitude) and `atol` take the place of what follows from these and from the
+    original's own sensitivity.
+    """
+
+    terms: float
+    rtol: float | None = None
+    atol: float | None = None
+
+    def allowed(self, dtype: np.dtype[Any], scale: float, moved: NDArray[Any]) -> float:
+        """Largest difference of a floating-point tensor of this largest magnitude.
+
+        `moved`: how far its elements move by themselves (`movement`).
+        """
+        relative = ROUNDING_MARGIN * UNIT_ROUNDOFF[dtype.name] * math.sqrt(self.terms)
+        if self.rtol is not None:
+            relative = self.rtol
+        absolute = self.atol if self.atol is not None else SENSITIVITY_MARGIN * float(np.max(moved, initial=0.0))
+        return relative * scale + absolute
+
+
+def sum_terms(facts: Facts) -> float:
+    """Length of all sums of a model together, one at least."""
+    return float(sum(reduction_length(facts, n) for n in facts.nodes)) + 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,20 +106,35 @@ class Verifier:
         seed: int = 0,
     ) -> None:
         self._target = target
-        self._rtol = rtol
-        self._atol = atol
-        self._terms = float(sum(reduction_length(facts, n) for n in facts.nodes)) + 1.0
-        plain = Session(original, Target(CPU, {}, target.threads), "disable")
-        tuned = Session(original, target, "all")
+        self._tolerance = Tolerance(sum_terms(facts), rtol, atol)
+        check_fits(facts)
         self._references: list[_Reference] = []
-        self.skipped: list[str] = []
-        for case in cases:
+        tests, problems = list(cases), list[str]()
+        for level in PLAIN_LEVELS:
+            self.skipped: list[str] = []
+            self.levels: tuple[Level, Level] = (level, "all")
+            try:
+                self._refer(original, tests, seed)
+            except EndlessError:
+                raise
+            except ModelError as error:
+                problems.append(str(error))
+            problems += [s.partition(": ")[2] for s in self.skipped]
+            if self._references:
+                return
+        raise ModelError(problems[0])
+
+    def _refer(self, original: Model, tests: Sequence[Case], seed: int) -> None:
+        """Keep the original's outputs on the tests that it runs."""
+        plain = Session(original, Target(CPU, {}, self._target.threads), self.levels[0])
+        tuned = Session(original, self._target, self.levels[1])
+        for case in tests:
             try:
                 self._references.append(_reference(plain, tuned, case, seed))
+            except EndlessError:
+                raise
             except ModelError as error:
                 self.skipped.append(f"{case.name}: {error}")
-        if not self._references:
-            raise ModelError(self.skipped[0].partition(": ")[2])
 
     @property
     def cases(self) -> Sequence[str]:
@@ -110,8 +158,8 @@ class Verifier:
     def verify(self, candidate: Model) -> Verdict:
         """Compare the candidate with the original on all cases at both optimisation levels."""
         worst = 0.0
-        for level in LEVELS:
-            target = Target(CPU, {}, self._target.threads) if level == "disable" else self._target
+        targets = (Target(CPU, {}, self._target.threads), self._target)
+        for level, target in zip(self.levels, targets, strict=True):
             try:
                 session = Session(candidate, target, level)
                 for reference in self._references:
@@ -130,58 +178,57 @@ class Verifier:
         for name, expected in reference.outputs.items():
             if name not in got:
                 return np.inf, f"output '{name}' is missing"
-            actual = got[name]
-            if actual.shape != expected.shape or actual.dtype != expected.dtype:
-                was = f"{expected.dtype}{list(expected.shape)}"
-                return np.inf, f"output '{name}' is {actual.dtype}{list(actual.shape)}, was {was}"
-            error, reason = self._elements(name, expected, actual, reference.moved[name])
+            error, reason = check(name, expected, got[name], reference.moved[name], self._tolerance)
             worst = max(worst, error)
             if reason:
                 return worst, reason
         return worst, ""
 
-    def _elements(
-        self, name: str, expected: NDArray[Any], actual: NDArray[Any], moved: NDArray[Any]
-    ) -> tuple[float, str]:
-        if expected.size == 0:
-            return 0.0, ""
-        if expected.dtype.name not in UNIT_ROUNDOFF:
-            allowed = int(np.count_nonzero(moved))
-            wrong = int(np.count_nonzero(expected != actual))
-            if wrong > allowed:
-                return wrong / expected.size, f"output '{name}': {wrong} of {expected.size} values differ"
-            return 0.0, ""
-        want, have = expected.astype(np.float64), actual.astype(np.float64)
-        usable = np.isfinite(want)
-        if np.any(usable & ~np.isfinite(have)):
-            return np.inf, f"output '{name}' is not finite where it was"
-        difference = np.where(usable, np.abs(want - np.where(usable, have, 0.0)), 0.0)
-        scale = float(np.max(np.abs(want), where=usable, initial=0.0))
-        allowed_error = self._tolerance(expected.dtype, scale, moved)
-        index = np.unravel_index(int(np.argmax(difference)), difference.shape)
-        largest = float(difference[index])
-        error = largest / scale if scale else largest
-        if not largest <= allowed_error:
-            place = ", ".join(str(int(i)) for i in index)
-            return error, (
-                f"output '{name}'[{place}] is {have[index]:.6g}, was {want[index]:.6g}"
-                f" (difference {largest:.3g}, tolerance {allowed_error:.3g})"
-            )
-        return error, ""
 
-    def _tolerance(self, dtype: np.dtype[Any], scale: float, moved: NDArray[Any]) -> float:
-        relative = ROUNDING_MARGIN * UNIT_ROUNDOFF[dtype.name] * math.sqrt(self._terms)
-        if self._rtol is not None:
-            relative = self._rtol
-        absolute = self._atol if self._atol is not None else SENSITIVITY_MARGIN * float(np.max(moved, initial=0.0))
-        return relative * scale + absolute
+def check(
+    name: str, expected: NDArray[Any], actual: NDArray[Any], moved: NDArray[Any], tolerance: Tolerance
+) -> tuple[float, str]:
+    """(largest difference relative to the largest magnitude, where it is beyond the tolerance or "") of an output."""
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        was = f"{expected.dtype}{list(expected.shape)}"
+        return np.inf, f"output '{name}' is {actual.dtype}{list(actual.shape)}, was {was}"
+    if expected.size == 0:
+        return 0.0, ""
+    if expected.dtype.name not in UNIT_ROUNDOFF:
+        allowed = int(np.count_nonzero(moved))
+        wrong = int(np.count_nonzero(expected != actual))
+        if wrong > allowed:
+            return wrong / expected.size, f"output '{name}': {wrong} of {expected.size} values differ"
+        return 0.0, ""
+    want, have = expected.astype(np.float64), actual.astype(np.float64)
+    usable = np.isfinite(want)
+    if np.any(usable & ~np.isfinite(have)):
+        return np.inf, f"output '{name}' is not finite where it was"
+    difference = np.where(usable, np.abs(want - np.where(usable, have, 0.0)), 0.0)
+    scale = float(np.max(np.abs(want), where=usable, initial=0.0))
+    allowed_error = tolerance.allowed(expected.dtype, scale, moved)
+    index = np.unravel_index(int(np.argmax(difference)), difference.shape)
+    largest = float(difference[index])
+    error = largest / scale if scale else largest
+    if not largest <= allowed_error:
+        place = ", ".join(str(int(i)) for i in index)
+        return error, (
+            f"output '{name}'[{place}] is {have[index]:.6g}, was {want[index]:.6g}"
+            f" (difference {largest:.3g}, tolerance {allowed_error:.3g})"
+        )
+    return error, ""
 
 
 def _reference(plain: Session, tuned: Session, case: Case, seed: int) -> _Reference:
     outputs = plain.run(case.feeds)
-    others = [tuned.run(case.feeds), *(plain.run(_last_bit(case.feeds, seed + i)) for i in range(PERTURBED))]
-    moved = {name: _moved(value, [o[name] for o in others]) for name, value in outputs.items()}
-    return _Reference(case, outputs, moved)
+    return _Reference(case, outputs, movement(plain, case.feeds, outputs, tuned.run(case.feeds), seed))
+
+
+def movement(plain: Session, feeds: Feeds, outputs: Outputs, deployed: Outputs, seed: int) -> Outputs:
+    """How far each output element of the original moves by itself: under last-bit changes of its inputs, and from
+    `outputs` (without optimisations, of `plain`) to `deployed` (as ONNX Runtime optimises it)."""
+    others = [deployed, *(plain.run(_last_bit(feeds, seed + i)) for i in range(PERTURBED))]
+    return {name: _moved(value, [o[name] for o in others]) for name, value in outputs.items()}
 
 
 def _moved(value: NDArray[Any], others: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -33,3 +33,4 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxtune.trial.ENABLING_PLAN", plan)
     monkeypatch.setattr("onnxtune.trial.MODEL_PLAN", plan)
     monkeypatch.setattr("onnxtune.trial.CONFIRM_PLANS", (plan,))
+    monkeypatch.setattr("onnxtune.profile.SECONDS", 0.0)

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from onnxtune import cache as module
 from onnxtune.cache import Cache, cache_path, measurement_key, structure
-from onnxtune.compare import Comparison, compare
+from onnxtune.comparison import Comparison, compare
 from onnxtune.measure import Plan
 from onnxtune.model import Model
 from onnxtune.runtime import Target
@@ -27,7 +27,7 @@ SIZES = {"x": (1, 3, 9, 9)}
 
 
 def comparison(shift: float = 0.0) -> Comparison:
-    samples = np.random.default_rng(0).uniform(1, 1.02, (3, 30)) + shift
+    samples = np.random.default_rng(0).uniform(1, 1.02, (2, 6, 5, 2)) + shift
     return compare(*samples, seed=PLAN.seed, confidence=PLAN.confidence)
 
 
@@ -46,7 +46,7 @@ def key(before: onnx.ModelProto, after: onnx.ModelProto | None = None, **changes
 
 
 def test_a_blurred_answer_is_asked_again(tmp_path: Path) -> None:
-    samples = np.random.default_rng(0).uniform(1, 2, (3, 30))
+    samples = np.random.default_rng(0).uniform(1, 2, (2, 6, 5, 2))
     blurred = compare(*samples, seed=PLAN.seed, confidence=PLAN.confidence)
     assert blurred.verdict == "no measurable change"
     first = Cache(tmp_path / "m.sqlite")
@@ -285,10 +285,10 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
 import numpy as np
 from pathlib import Path
 from onnxtune.cache import Cache
-from onnxtune.compare import compare
+from onnxtune.comparison import compare
 import sys
 for i in range(20):
-    Cache(Path({str(path)!r})).put(f"{{sys.argv[1]}}{{i}}", compare(*np.ones((3, 8)), seed=0))
+    Cache(Path({str(path)!r})).put(f"{{sys.argv[1]}}{{i}}", compare(*np.ones((2, 4, 2, 2)), seed=0))
 """
     writers = [subprocess.Popen([sys.executable, "-c", code, name], stderr=subprocess.PIPE) for name in "ab"]
     errors = [w.communicate(timeout=60)[1] for w in writers]

@@ -76,6 +76,10 @@ def test_our_cards_are_complete_and_distinct() -> None:
         assert card.fires, f"{card.name}: say when it fires"
         assert card.declines, f"{card.name}: say when it declines"
         assert card.references, f"{card.name}: say where it comes from"
+        assert card.history, f"{card.name}: say since when"
+        assert card.drawing, f"{card.name}: draw what it changes"
+        assert card.drawing.before != card.drawing.after
+        assert all(len(line) <= 100 for text in (card.drawing.before, card.drawing.after) for line in text.splitlines())
         assert set(card.help) == set(card.settings), f"{card.name}: every setting is explained"
         assert all(1 <= g <= 14 for g in card.guidelines), card.name
 

@@ -241,6 +241,15 @@ def test_unknown_config_key(model: Path, capsys: pytest.CaptureFixture[str]) -> 
     _one_line(capsys, "unknown key 'sede'", "onnxtune.toml")
 
 
+def test_one_config_serves_all_commands(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("onnxtune.toml").write_text('time-budget = 5\nproviders = "cpu"\nsamples = 3\njson = "-"\nwarmup = 0\n')
+    assert run("compare", model, model, "--threads", 1) == 0
+    assert json.loads(capsys.readouterr().out)["within"]
+    Path("onnxtune.toml").write_text("warmpu = 0\n")
+    assert run("compare", model, model) == 2
+    _one_line(capsys, "unknown key 'warmpu'", "onnxtune.toml")
+
+
 def test_unknown_rule_setting(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("onnxtune.toml").write_text("[rules.replace_lrn]\nform = 3\n")
     assert run("optimize", model) == 2

@@ -17,7 +17,7 @@ import pytest
 import onnxtune.tune.run
 import onnxtune.tune.wording
 from onnxtune import Result, optimize
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.proposal import Proposal
 from onnxtune.testing import model_of
@@ -33,7 +33,7 @@ def outcome(saved: float) -> Comparison:
     """A comparison that saves so many seconds of ten."""
     one = np.full(4, 10.0)
     ratio = 10.0 / (10.0 - saved)
-    return Comparison(one, one - saved, one, ratio, ratio * 0.9999, ratio * 1.0001, 0.0, 0.99)
+    return Comparison(one, one - saved, ratio, ratio * 0.9999, ratio * 1.0001, 0.0, 0.99)
 
 
 @pytest.fixture

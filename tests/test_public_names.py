@@ -11,9 +11,14 @@ import onnxtune
 from onnxtune import errors
 
 NAMES = {
+    "BenchmarkReport",
+    "CheckReport",
+    "Finding",
+    "check",
     "DataError",
     "GateError",
     "ModelError",
+    "Numerics",
     "OnnxtuneError",
     "ProviderError",
     "Report",
@@ -21,7 +26,11 @@ NAMES = {
     "RuleError",
     "UsageError",
     "__version__",
+    "benchmark",
+    "compare",
     "optimize",
+    "to_html",
+    "to_markdown",
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxtune import runtime
+from onnxtune import devices, runtime
 from onnxtune.errors import ModelError, ProviderError, UsageError
 from onnxtune.model import Model
 from onnxtune.runtime import CPU, CUDA, Session, Target, bind, ort, plain, resolve, trouble, unusable
@@ -217,7 +217,7 @@ def test_binding_uses_the_given_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_describes_the_machine() -> None:
-    assert runtime.cpu_name()
+    assert devices.cpu_name()
     assert set(runtime.versions()) == {"onnxtune", "onnx", "onnxruntime", "numpy", "python"}
     assert all(runtime.versions().values())
 
@@ -228,4 +228,4 @@ def test_a_driver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("shutil.which", lambda name: "/bin/nvidia-smi")
     monkeypatch.setattr(subprocess, "run", hang)
-    assert runtime.gpu_name.__wrapped__(3) == "CUDA device 3"
+    assert devices.gpu_name.__wrapped__(3) == "CUDA device 3"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from onnxtune.compare import Comparison, compare
+from onnxtune.comparison import Comparison, compare
 from onnxtune.proposal import Decline
 from onnxtune.render.calibration import lines
 from onnxtune.render.terminal import show
@@ -21,8 +21,8 @@ SIZE = ModelSummary(10, 4_000_000, 1_000_000, {"Conv": 10})
 
 def timed(speedup: float) -> Comparison:
     rng = np.random.default_rng(0)
-    before, after, again = (rng.normal(m, 1e-8, 40) for m in (2e-3, 2e-3 / speedup, 2e-3))
-    return compare(before, after, again, seed=0)
+    before, after = (rng.normal(m, 1e-8, (4, 10, 2)) for m in (2e-3, 2e-3 / speedup))
+    return compare(before, after, seed=0)
 
 
 def rewrite(rule: str = "some_rule", title: str = "A -> B", node: str = "n1", **settings: object) -> Rewrite:

@@ -13,7 +13,7 @@ import pytest
 import onnxtune.trial
 import onnxtune.tune.rounds
 from onnxtune import ModelError, Result, RuleError, UsageError, optimize
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.measure import Plan
 from onnxtune.proposal import Decline
 from onnxtune.report import SCHEMA, Kept, Rejected
@@ -57,10 +57,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Measurements that say what the test wants: the given speed-ups in turn, then the last one for ever."""
     wanted: list[float] = [1.0]
 
-    def measure(before: Any, after: Any, again: Any, plan: Plan) -> Comparison:
+    def measure(before: Any, after: Any, plan: Plan) -> Comparison:
         ratio = wanted.pop(0) if len(wanted) > 1 else wanted[0]
         one = np.full(4, 1e-3)
-        return Comparison(one * ratio, one, one * ratio, ratio, ratio * 0.999, ratio * 1.001, 0.0, 0.99)
+        return Comparison(one * ratio, one, ratio, ratio * 0.999, ratio * 1.001, 0.0, 0.99)
 
     monkeypatch.setattr(onnxtune.trial, "measure", measure)
     return wanted
@@ -299,9 +299,9 @@ def test_enabling_rewrites_survive_a_small_loss_within_the_noise(
 ) -> None:
     """No measurable change may read as a loss of a microsecond: that is no reason to drop it."""
 
-    def measure(before: Any, after: Any, again: Any, plan: Plan) -> Comparison:
+    def measure(before: Any, after: Any, plan: Plan) -> Comparison:
         one = np.full(4, 1e-3)
-        return Comparison(one, one * 1.001, one, 0.999, 0.99, 1.01, 0.0, 0.99)
+        return Comparison(one, one * 1.001, 0.999, 0.99, 1.01, 0.0, 0.99)
 
     monkeypatch.setattr(onnxtune.trial, "measure", measure)
     split = ("split", "p (x) => (z) { z = Abs (x) }", 'return new.Max(match["x"], new.Neg(match["x"]))')

@@ -133,9 +133,14 @@ def specs_of(model: Model) -> tuple[Spec, ...]:
 
 @contextlib.contextmanager
 def open_dataset(
-    source: str, model: Model, *, preprocess: Preprocess | None = None, labels: str | Path | None = None
+    source: str,
+    model: Model,
+    *,
+    preprocess: Preprocess | None = None,
+    labels: str | Path | None = None,
+    flag: str = "--calibration-data",
 ) -> Iterator[Dataset]:
-    """The samples that `--calibration-data` names: NPZ, NPY, a folder of these, a folder of images, `module:function`.
+    """The samples that `flag` names: NPZ, NPY, a folder of these, a folder of images, `module:function`.
 
     Raises DataError (the file and what is wrong with it), UsageError (pillow missing, no such function).
     """
@@ -149,7 +154,7 @@ def open_dataset(
                 raise DataError(f"{path}: is neither NPZ, NPY nor a folder")
             found = _file(path, specs, scratch, preprocess)
         elif ":" in source:
-            found = _function(source, specs, scratch)
+            found = _function(source, specs, scratch, flag)
         else:
             raise DataError(f"{source}: no such file or folder")
         if found.count == 0:
@@ -288,9 +293,9 @@ def _image_folder(
     return Dataset(str(path), len(files), specs, sample, where, classes, lambda: _hash(files), called, tuple(names))
 
 
-def _function(source: str, specs: tuple[Spec, ...], scratch: Path) -> Dataset:
+def _function(source: str, specs: tuple[Spec, ...], scratch: Path, flag: str) -> Dataset:
     """Feeds from a user's generator, spooled to disk: each one a batch, input name -> array (or (feeds, labels))."""
-    yielded = _call(source)
+    yielded = _call(source, flag)
     spools = {s.name: (scratch / f"spool-{i}.bin").open("wb") for i, s in enumerate(specs)}
     shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
     known: list[NDArray[Any]] = []
@@ -317,8 +322,8 @@ def _function(source: str, specs: tuple[Spec, ...], scratch: Path) -> Dataset:
     return Dataset(source, count, specs, sample, lambda i: f"{source}: sample {i}", labels, lambda: _hash(paths))
 
 
-def _call(source: str) -> Iterable[Any]:
-    function = named("--calibration-data", source)
+def _call(source: str, flag: str) -> Iterable[Any]:
+    function = named(flag, source)
     with importable(), users_code(source, DataError):
         made: Iterable[Any] = iter(function())
     return made

@@ -13,7 +13,7 @@ from onnxtune.apply import apply
 from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.evidence import Evidence, gather
 from onnxtune.calibrate.layer import Layer
-from onnxtune.calibrate.level import Fitted, Level, Look
+from onnxtune.calibrate.level import Fitted, Level
 from onnxtune.calibrate.store import FitStore, fit_key
 from onnxtune.model import Model
 from onnxtune.proposal import Fragment, Proposal
@@ -52,7 +52,7 @@ class Fitter:
                 if self._about != [level.layer.key]:
                     self._last.clear()
                     self._about[:] = [level.layer.key]
-                return self._fit(level, lambda layer, change: self._seen(layer, change, indices), rough=True)
+                return level.fitted(lambda layer, change: self._seen(layer, change, indices), True)
 
             found.append(self._known(level, self.teacher, indices, fresh, rough=True))
         return found
@@ -63,6 +63,8 @@ class Fitter:
 
     def in_order(self, levels: Sequence[Level], indices: Indices) -> tuple[Model, tuple[Fitted, ...]]:
         """The network with all levels, given in its own order, each fitted to what those before have made of it."""
+        self._last.clear()  # large, and of no use here
+        self._about.clear()
         student, done = self.teacher, list[Fitted]()
         for level in levels:
 
@@ -71,15 +73,11 @@ class Fitter:
                     now = student if change is None else apply(student, [change])
                     return self._gather(layer, now, indices)
 
-                return self._fit(level, look, rough=False)
+                return level.fitted(look, False)
 
             done.append(self._known(level, student, indices, fresh, rough=False))
             student = apply(student, [done[-1].proposal])
         return student, tuple(done)
-
-    @staticmethod
-    def _fit(level: Level, look: Look, *, rough: bool) -> Fitted:
-        return level.fit(look(level.layer, None), rough) if level.joint is None else level.joint(look, rough)
 
     def _seen(self, layer: Layer, change: Proposal | None, indices: Indices) -> Evidence:
         """In the unchanged network, remembered; of further layers of a level only the moments."""

@@ -6,7 +6,7 @@ anything is fitted; levels that are not faster never are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,9 +49,16 @@ class Level:
     full_macs: int = 0
     """Those of the layer itself."""
     joint: Callable[[Look, bool], Fitted] | None = None
+    parts: tuple[Any, ...] = ()
+    together: Callable[[Sequence[Any]], Level] | None = None
+    """Of the parts of several levels of its rule whose regions overlap it makes one level; None: it cannot."""
     kind: str = ""
     """Levels of one layer are told by their errors within one kind only: what low rank leaves out of a head matters
     less to the classes than as large an error of pooling, for instance."""
+
+    def fitted(self, look: Look, rough: bool) -> Fitted:
+        """The level with its weights, by what `look` shows."""
+        return self.fit(look(self.layer, None), rough) if self.joint is None else self.joint(look, rough)
 
     @property
     def family(self) -> str:
@@ -65,3 +72,8 @@ class Level:
     @property
     def identity(self) -> str:
         return f"{self.rule}|{self.layer.key}|{sorted(self.settings.items())!r}"
+
+
+def combinable(first: Level, second: Level) -> bool:
+    """Can the two be in one set though their regions overlap?"""
+    return first.rule == second.rule and first.layer.key != second.layer.key and first.together is not None

@@ -11,10 +11,11 @@ from typing import Any
 from onnxtune.accuracy import Drop
 from onnxtune.apply import apply
 from onnxtune.calibrate.dataset import Dataset
-from onnxtune.calibrate.level import Fitted, Level
+from onnxtune.calibrate.level import Fitted, Level, combinable
 from onnxtune.calibrate.store import FitStore
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.model import Model
+from onnxtune.proposal import overlap
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +82,12 @@ class Option:
 class Point:
     """A set of levels, refitted in order on `source`, the model before; `latency` (s) as the regions promise.
 
+    `fitted`: one for each of `groups`, of options whose regions overlap and that are one rewrite together.
+
     `drop` on the select split; `gate` on samples that neither fit nor choice has seen, None when not asked.
     """
 
-    options: tuple[Option, ...]
+    groups: tuple[tuple[Option, ...], ...]
     fitted: tuple[Fitted, ...]
     source: Model
     latency: float
@@ -97,6 +100,10 @@ class Point:
     def model(self) -> Model:
         """What comes out. Made anew each time: many points are kept, and each may be most of a large model."""
         return apply(self.source, [f.proposal for f in self.fitted])
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        return tuple(o for group in self.groups for o in group)
 
     @property
     def gain(self) -> float:
@@ -126,3 +133,30 @@ def described(point: Point) -> dict[str, Any]:
         "gate": None if point.gate is None else asdict(point.gate),
         "levels": [o.timed.level.title for o in point.options],
     }
+
+
+def grouped(options: Sequence[Option]) -> list[tuple[Option, ...]]:
+    """Options that can be one rewrite and whose regions overlap, directly or through others, together; all in the
+    order given."""
+    groups: list[list[Option]] = []
+    for option in options:
+        near = [g for g in groups if any(_joins(o.timed.level, option.timed.level) for o in g)]
+        groups = [g for g in groups if all(g is not n for n in near)]
+        groups.append([*(o for g in near for o in g), option])
+    place = {id(o): i for i, o in enumerate(options)}
+    inside = [tuple(sorted(g, key=lambda o: place[id(o)])) for g in groups]
+    return sorted(inside, key=lambda g: place[id(g[0])])
+
+
+def _joins(first: Level, second: Level) -> bool:
+    return combinable(first, second) and overlap(first.unfitted, second.unfitted)
+
+
+def combined(group: Sequence[Option]) -> Level:
+    """The one level that a group of options is."""
+    levels = [o.timed.level for o in group]
+    together = levels[0].together
+    if len(levels) == 1:
+        return levels[0]
+    assert together is not None, "only such levels are grouped"
+    return together([part for level in levels for part in level.parts])

@@ -2,7 +2,8 @@
 
 Where several layers sum over a class, which channels go is decided first, by the harm to all of them together. Then
 each layer is refitted in the network's order, on what those before it have become: at that point the channels still
-run, with weights of zero behind them. In the end all tensors are made smaller at once.
+run, with weights of zero behind them. In the end all tensors are made smaller at once. Classes that lie next to each
+other, so that a layer reads one and makes the other, are pruned together in the same way.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.calibrate import prune
-from onnxtune.calibrate.evidence import Evidence, too_large
+from onnxtune.calibrate.evidence import Evidence, most_rows, too_large
 from onnxtune.calibrate.layer import Layer, conv_layer
 from onnxtune.calibrate.level import Fitted, Level, Look
 from onnxtune.calibrate.moments import Array
@@ -29,7 +30,7 @@ from onnxtune.facts import Facts, Node
 from onnxtune.proposal import Decline, Proposal
 
 MOST_BYTES = 2**30
-"""What the covariances of all layers that read a class may take together."""
+"""What the covariances (or samples) of all layers that read a class may take together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,14 @@ class Class:
     def kernel(self, layer: Layer) -> Array:
         """(J, size, columns for each channel)"""
         return layer.weight.reshape(layer.outputs, self.size, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A class of which `keep` channels stay."""
+
+    found: Class
+    keep: int
 
 
 def prune_levels(facts: Facts, settings: Mapping[str, Any], rule: str) -> Iterator[Level | Decline]:
@@ -72,7 +81,7 @@ def prune_levels(facts: Facts, settings: Mapping[str, Any], rule: str) -> Iterat
             continue
         found = Class(channels, axis.ids, readers, full)
         for keep in ladder(found.size, settings):
-            yield _level(found, rule, keep)
+            yield _level(rule, [Part(found, keep)])
 
 
 def _around(channels: Channels, ids: NDArray[np.int64]) -> list[Node]:
@@ -99,15 +108,19 @@ def _readers(channels: Channels, ids: NDArray[np.int64], nodes: Sequence[Node]) 
         if isinstance(layer, str):
             return layer
         found.append(layer)
-    if 16 * sum(r.columns**2 for r in found) > MOST_BYTES:
-        return f"{len(found)} layers read these channels: too many columns together for their covariances"
+    if sum(_bytes(r) for r in found) > MOST_BYTES:
+        return f"{len(found)} layers read these channels: too many columns together"
     return tuple(found)
+
+
+def _bytes(layer: Layer) -> int:
+    """What has to be held of a layer while channels are chosen."""
+    return 4 * most_rows(layer, 1) * layer.columns if layer.wide else 16 * layer.columns**2
 
 
 def _layer(channels: Channels, node: Node) -> Layer | str:
     if node.is_op("Conv"):
-        found = conv_layer(channels.facts, node)
-        return found if isinstance(found, str) else too_large(found) or found
+        return conv_layer(channels.facts, node)
     matrix = linear(channels, node)
     if matrix is None or not node.is_op("Gemm", "MatMul") or channels.facts.rank(node.input(0)) != 2:
         return f"{node.op_type} of this kind is not refitted"
@@ -125,63 +138,88 @@ def ladder(channels: int, settings: Mapping[str, Any]) -> list[int]:
     return sorted((s for s in sizes if 4 <= s < channels), reverse=True)
 
 
-def _level(found: Class, rule: str, keep: int) -> Level:
-    count, readers = found.size, found.readers
-    title, settings = f"{count} channels pruned to {keep}", {"channels": keep}
-
-    def proposal(stay: Sequence[int], fitted: Sequence[Pruned]) -> Proposal:
-        kept, label = _kept(found, stay), f"{readers[0].y}/{rule}"
-        state = State(found.channels.facts, found.channels.facts).without(found.channels, kept, label)
-        made: dict[str, Weights] = {}
-        for reader, pruned in zip(readers, fitted, strict=False):
-            rows = _rows(found, reader, kept)
-            made[state.names.get(reader.y, reader.y)] = _weights(pruned.weight[rows], pruned.bias[rows])
-        state = _reweighted(state, made, label)
-        keys = [r.key for r in readers]
-        return Proposal(rule, title, *state.difference(keys), "calibrated", settings=settings)
+def _level(rule: str, parts: Sequence[Part]) -> Level:
+    """One level that prunes all these classes."""
+    order = {n.key: n.index for n in parts[0].found.channels.facts.nodes}
+    parts = sorted(parts, key=lambda p: order[p.found.readers[0].key])
+    readers = sorted(((r, i) for i, p in enumerate(parts) for r in p.found.readers), key=lambda r: order[r[0].key])
+    title = "; ".join(f"{p.found.size} channels pruned to {p.keep}" for p in parts)
+    settings: dict[str, Any] = {"channels": parts[0].keep}
+    if len(parts) > 1:
+        settings = {"channels": {p.found.readers[0].key: p.keep for p in parts}}
+    change = _Change(rule, title, settings, parts, readers)
 
     def joint(look: Look, rough: bool) -> Fitted:
-        moments = [look(r, None).moments for r in readers]
-        kernels = [found.kernel(r) for r in readers]
-        stay = prune.cheapest(kernels, moments, count - keep)
+        stays = [_stay(p, look) for p in parts]
         done: list[Pruned] = []
-        for i, (reader, kernel) in enumerate(zip(readers, kernels, strict=True)):
-            seen = moments[i]
-            if i and not rough:
-                seen = look(reader, _blinded(found, rule, stay, done)).moments
-            done.append(prune.prune(kernel, seen, stay))
+        for number, (reader, i) in enumerate(readers):
+            before = change.blinded(stays, done) if number and not rough else None
+            done.append(prune.prune(parts[i].found.kernel(reader), look(reader, before).seen, stays[i]))
         error = float(np.sqrt(np.mean([p.rel_error**2 for p in done])))
-        return Fitted(proposal(stay, done), error)
+        return Fitted(change.proposal(stays, done), error)
 
     def fit(evidence: Evidence, rough: bool) -> Fitted:
         return joint(lambda layer, change: evidence, rough)
 
-    unfitted = proposal(range(keep), ())
+    unfitted = change.proposal([range(p.keep) for p in parts], [])
+    full = sum(p.found.full for p in parts)
+    left = sum(p.found.full * p.keep // p.found.size for p in parts)
     several = joint if len(readers) > 1 else None
-    return Level(rule, readers[0], title, unfitted, fit, settings, found.full * keep // count, found.full, several)
+    together = lambda more: _level(rule, more)  # noqa: E731
+    return Level(rule, readers[0][0], title, unfitted, fit, settings, left, full, several, tuple(parts), together)
 
 
-def _kept(found: Class, stay: Sequence[int]) -> NDArray[np.bool_]:
-    kept = np.ones(found.channels.count, bool)
-    kept[np.delete(found.ids, list(stay))] = False
-    return kept
+def _stay(part: Part, look: Look) -> tuple[int, ...]:
+    """Which channels of a class do."""
+    readers = part.found.readers
+    seen = [look(r, None).seen for r in readers]
+    return prune.cheapest([part.found.kernel(r) for r in readers], seen, part.found.size - part.keep)
 
 
-def _rows(found: Class, reader: Layer, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of its outputs a layer keeps: in a residual stream it may write to the class that it reads."""
-    axis = found.channels.axes.get(reader.y)
-    return np.ones(reader.outputs, bool) if axis is None else kept[axis.ids]
+@dataclass(frozen=True, eq=False)
+class _Change:
+    """What pruning makes of the graph. `readers`: the layers in order, each with the number of the part it reads."""
 
+    rule: str
+    title: str
+    settings: Mapping[str, Any]
+    parts: Sequence[Part]
+    readers: Sequence[tuple[Layer, int]]
 
-def _blinded(found: Class, rule: str, stay: Sequence[int], done: Sequence[Pruned]) -> Proposal:
-    """The network whose first readers have their new weights, and zeros for the channels that will go."""
-    made = {}
-    for reader, pruned in zip(found.readers, done, strict=False):
-        weight = np.zeros(found.kernel(reader).shape)
-        weight[:, list(stay)] = pruned.weight.reshape(reader.outputs, len(stay), -1)
-        made[reader.y] = _weights(weight, pruned.bias)
-    state = _reweighted(State(found.channels.facts, found.channels.facts), made, f"{found.readers[0].y}/{rule}/seen")
-    return Proposal(rule, "", *state.difference([r.key for r in found.readers[: len(done)]]), "calibrated")
+    @property
+    def channels(self) -> Channels:
+        return self.parts[0].found.channels
+
+    @property
+    def label(self) -> str:
+        return f"{self.readers[0][0].y}/{self.rule}"
+
+    def proposal(self, stays: Sequence[Sequence[int]], fitted: Sequence[Pruned]) -> Proposal:
+        """With the channels `stays` of each class alone; `fitted`: new weights of the first readers."""
+        kept = np.ones(self.channels.count, bool)
+        for part, stay in zip(self.parts, stays, strict=True):
+            kept[np.delete(part.found.ids, list(stay))] = False
+        state = State(self.channels.facts, self.channels.facts).without(self.channels, kept, self.label)
+        made: dict[str, Weights] = {}
+        for (reader, _), pruned in zip(self.readers, fitted, strict=False):
+            axis = self.channels.axes.get(reader.y)  # a layer may write to a class that is pruned, too
+            rows = np.ones(reader.outputs, bool) if axis is None else kept[axis.ids]
+            made[state.names.get(reader.y, reader.y)] = _weights(pruned.weight[rows], pruned.bias[rows])
+        return self._difference(_reweighted(state, made, self.label), len(self.readers))
+
+    def blinded(self, stays: Sequence[Sequence[int]], done: Sequence[Pruned]) -> Proposal:
+        """The first readers with their new weights, and zeros for the channels that will go."""
+        made: dict[str, Weights] = {}
+        for (reader, i), pruned in zip(self.readers, done, strict=False):
+            weight = np.zeros(self.parts[i].found.kernel(reader).shape)
+            weight[:, list(stays[i])] = pruned.weight.reshape(reader.outputs, len(stays[i]), -1)
+            made[reader.y] = _weights(weight, pruned.bias)
+        state = State(self.channels.facts, self.channels.facts)
+        return self._difference(_reweighted(state, made, f"{self.label}/seen"), len(done))
+
+    def _difference(self, state: State, count: int) -> Proposal:
+        keys = [r.key for r, _ in self.readers[:count]]
+        return Proposal(self.rule, self.title, *state.difference(keys), "calibrated", settings=self.settings)
 
 
 def _reweighted(state: State, made: Mapping[str, Weights], label: str) -> State:

@@ -29,8 +29,8 @@ from onnxtune.calibrate.dataset import Splits, split
 from onnxtune.calibrate.evidence import most_rows
 from onnxtune.calibrate.fitter import Fitter
 from onnxtune.calibrate.judge import Judge, joined
-from onnxtune.calibrate.level import Fitted, Level
-from onnxtune.calibrate.points import Calibration, Option, Point, Timed, described
+from onnxtune.calibrate.level import Fitted, Level, combinable
+from onnxtune.calibrate.points import Calibration, Option, Point, Timed, combined, described, grouped
 from onnxtune.calibrate.tail import Tail
 from onnxtune.choose import choose
 from onnxtune.costs import total_macs
@@ -45,6 +45,8 @@ TRIES = 6
 """Sets that are refitted and judged on the way to the budget."""
 GATES = 3
 """Sets that are put before the gate, from the boldest on."""
+CAREFUL = (1.0, 0.5, 0.25)
+"""Shares of the budget for the sets that are put before it after those."""
 PROBE, FORMS = 0.25, 3
 """Share of a layer's arithmetic at which its forms are compared, and how many of them go on."""
 PER_LAYER = 6
@@ -54,15 +56,13 @@ LEAST_GAIN = 0.004
 
 
 class _Sets:
-    """What sets can be made of: gains, harms, which options exclude each other; `scale`: the share of the budget
-    that a set was chosen for."""
+    """What sets can be made of: gains, harms, which options exclude each other."""
 
     def __init__(self, options: Sequence[Option]) -> None:
         self.options = options
         self.gain, self.harm = [o.timed.gain for o in options], [o.harm for o in options]
         count = range(len(options))
         self.conflicts = [{j for j in count if j != i and _conflict(options[i], options[j])} for i in count]
-        self.scale: dict[frozenset[str], float] = {}
 
     def within(self, harm: float) -> frozenset[int]:
         return choose(self.gain, self.harm, self.conflicts, harm)
@@ -116,13 +116,20 @@ class Search:
                 yield judged
 
     def _careful(self, sets: _Sets) -> Iterator[Point]:
-        """Sets for smaller and smaller budgets of harm, where the gate has let none pass."""
-        scale = min(sets.scale.values(), default=1.0)
-        for _ in range(GATES):
-            scale /= 2
-            chosen = sets.within(scale * self.budget)
+        """More and more careful sets, where the gate has let none pass.
+
+        Levels whose harm alone the select split cannot see are told apart by the errors of their layers: what the most
+        careful set so far may have lost is shared out by their squares.
+        """
+        known = min(self.points, key=lambda p: p.drop.bound, default=None)
+        if known is None:
+            return
+        part = known.drop.bound / max(sum(o.error**2 for o in known.options), 1e-12)
+        harm = [max(h, part * o.error**2) for h, o in zip(sets.harm, sets.options, strict=True)]
+        for scale in CAREFUL:
+            chosen = choose(sets.gain, harm, sets.conflicts, scale * self.budget)
             if chosen and not any(p.identity == sets.identity(chosen) for p in self.points):
-                yield self._tried(sets, chosen, scale)
+                yield self._tried(sets, chosen)
 
     def _least(self, timed: Timed) -> float:
         return LEAST_GAIN * (self.latency if timed.freed is None else self.costs(self.facts)[1])
@@ -206,16 +213,15 @@ class Search:
             chosen = sets.within(scale * self.budget)
             if chosen and chosen not in seen:
                 self.notify(f"refitting set {number + 1} of at most {TRIES}", number, TRIES)
-                seen[chosen] = self._promises(self._tried(sets, chosen, scale))
+                seen[chosen] = self._promises(self._tried(sets, chosen))
             good = seen.get(chosen, True)
             low, high = (scale, high) if good else (low, scale)
             if good and sum(sets.harm) <= scale * self.budget:
                 return
             scale = 2 * scale if math.isinf(high) else (low + high) / 2
 
-    def _tried(self, sets: _Sets, chosen: frozenset[int], scale: float) -> Point:
+    def _tried(self, sets: _Sets, chosen: frozenset[int]) -> Point:
         point = self._point([sets.options[i] for i in sorted(chosen)])
-        sets.scale[point.identity] = scale
         self.points.append(point)
         self.calibration.on_point(point)
         return point
@@ -228,10 +234,11 @@ class Search:
     def _point(self, options: Sequence[Option]) -> Point:
         place = {key: n.index for key, n in self.facts.by_key.items()}
         options = sorted(options, key=lambda o: place[o.timed.level.layer.key])
-        model, fitted = self.fitter.in_order([o.timed.level for o in options], self.splits.fit)
+        groups = grouped(options)
+        model, fitted = self.fitter.in_order([combined(g) for g in groups], self.splits.fit)
         drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select)
-        latency = self.latency - sum(o.timed.saved for o in options)
-        return Point(tuple(options), fitted, self.whole, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
+        latency = max(0.0, self.latency - sum(o.timed.saved for o in options))
+        return Point(tuple(groups), fitted, self.whole, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
 
     def costs(self, facts: Facts) -> tuple[int, int]:
         """Multiply-accumulates and bytes of weights of the whole model, of which the facts may know the tail only."""
@@ -251,7 +258,7 @@ class Search:
         for number, fold in enumerate(folds):
             self.notify("the gate: fitting without the samples it is judged on", number, FOLDS)
             rest = np.concatenate([f for i, f in enumerate(folds) if i != number])
-            model, _ = self.fitter.in_order([o.timed.level for o in point.options], rest)
+            model, _ = self.fitter.in_order([combined(g) for g in point.groups], rest)
             parts.append((fold, self.judge.score(model, fold)))
         indices, scores = joined(parts)
         model = apply(self.teacher, [f.proposal for f in point.fitted])
@@ -290,7 +297,9 @@ def _spread(front: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]
 
 def _conflict(first: Option, second: Option) -> bool:
     one, other = first.timed.level, second.timed.level
-    return one.layer.key == other.layer.key or overlap(one.unfitted, other.unfitted)
+    if one.layer.key == other.layer.key:
+        return True
+    return overlap(one.unfitted, other.unfitted) and not combinable(one, other)
 
 
 def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> dict[str, Any]:

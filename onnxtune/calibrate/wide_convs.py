@@ -25,6 +25,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from onnxtune.calibrate.covariance import ridge
 from onnxtune.calibrate.models import Metric, Model, Weights
 from onnxtune.calibrate.moments import Array
 from onnxtune.calibrate.problem import Free, Problem
@@ -51,6 +52,11 @@ class Rows:
         mean_x, mean_y = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
         answers = (y.astype(np.float64) - mean_y) * len(x) ** -0.5
         return Rows(x.astype(np.float32, copy=False), answers, mean_x, mean_y)
+
+    @property
+    def plain_answers(self) -> Array:
+        """As they were seen."""
+        return np.asarray(self.answers * len(self.x) ** 0.5 + self.mean_y)
 
     @cached_property
     def few(self) -> NDArray[np.float32]:
@@ -163,3 +169,17 @@ def _correction(rows: Rows, wrong: Array) -> Array:
     inner.flat[:: n + 1] += a * rows.variance
     dual = scipy.linalg.solve(inner, wrong[chosen] * (len(rows.x) / n) ** 0.5, assume_a="pos")
     return np.asarray((1 - a) * (dual.T.astype(np.float32) @ some).astype(np.float64))
+
+
+def separated(rows: Rows, channels: int) -> Metric:
+    """The Kronecker product of channels and taps that comes closest to the covariance of some of the rows."""
+    cube = rows.few.reshape(len(rows.few), channels, -1)
+    taps = cube.shape[2]
+    channel: Array = np.zeros((channels, channels))
+    for k in range(taps):
+        one = np.ascontiguousarray(cube[:, :, k])
+        channel += one.T @ one
+    flat = cube.reshape(-1, taps)
+    spatial = (flat.T @ flat).astype(np.float64)
+    trace = max(float(np.trace(channel)), 1e-30)
+    return Metric(ridge(channel / taps, 1e-3), ridge(spatial * taps / trace, 1e-3))

@@ -25,8 +25,8 @@ import numpy as np
 from onnxtune.channels.contracting import is_depthwise, sums
 from onnxtune.channels.flow import Channels
 from onnxtune.costs import macs
+from onnxtune.devices import cpu_features
 from onnxtune.facts import Facts, Node
-from onnxtune.runtime import cpu_features
 
 SLOWNESS = ((1.28, 1.1), (1.5, 1.25))
 """Cost of one multiply-accumulate without blocks (kernels larger than 1, 1x1): low and high of what was measured."""
@@ -38,6 +38,8 @@ TRAFFIC = 8.0
 COPY, CALL = 8.0, 1e5
 """Cost of one element that a Slice or Pad copies, and of running that node at all."""
 
+ANY_CPU = "cpu-any"
+"""Provider name under which a rule is told not to look at the processor that it runs on."""
 Sizes = Mapping[int, int]
 """Run -> number of channels, for runs that differ from now."""
 
@@ -79,6 +81,8 @@ class Target:
 
     @staticmethod
     def of(provider: str) -> Target:
+        if provider == ANY_CPU:
+            return Target("cpu", 8)
         if provider != "cpu":
             return Target("cuda", 0)
         features = cpu_features()

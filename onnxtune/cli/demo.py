@@ -7,30 +7,39 @@ from pathlib import Path
 import click
 
 from onnxtune.cli.options import option, target_options
+from onnxtune.cli.reports import Reports, command_line, report_options
 
 
 @click.command("demo", short_help="Run the main job on a small real CNN.")
 @option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Also write the result.")
 @target_options
-@option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON; - prints it alone.")
+@report_options
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     output: Path | None,
-    json_file: str | None,
     providers: str,
     provider_option: tuple[str, ...],
     threads: int,
     input_shapes: tuple[str, ...],
     seed: int,
+    json_file: str | None,
+    markdown: str | None,
+    html: str | None,
 ) -> None:
     """Optimise a handwritten-digit CNN (trained on scikit-learn's digits) and check it on its test images."""
+    from dataclasses import replace
+
     from onnxtune.api import optimize
     from onnxtune.cli.options import pairs
     from onnxtune.cli.progress import progress
     from onnxtune.demo import accuracy, held_out_images, model_path
-    from onnxtune.model import write_text
     from onnxtune.render.terminal import show
     from onnxtune.sizes import parse_shapes
 
+    reports = Reports(json_file, markdown, html)
+    reports.check([] if output is None else [output])
     images, labels = held_out_images()
     with progress(show=True) as notify:
         result = optimize(
@@ -45,12 +54,11 @@ def command(
         )
     if output is not None:
         result.save(output)
-    if json_file == "-":
-        click.echo(result.report.to_json())
+    report = replace(result.report, reproduce=command_line(ctx))
+    reports.write(report)
+    if reports.on_stdout:
         return
-    if json_file:
-        write_text(json_file, result.report.to_json())
-    show(result.report, output)
+    show(report, output)
     before, after = accuracy(model_path(), images, labels), accuracy(result.model, images, labels)
     click.echo(f"Accuracy on {len(labels)} test images the model was not trained on: {before:.2%} -> {after:.2%}")
     click.echo("Now your own: onnxtune optimize model.onnx")

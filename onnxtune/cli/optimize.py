@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from onnxtune.report import Report
+    from onnxtune.tune import DecideFunction
 
 from onnxtune.cli.options import (
     PREPROCESS,
@@ -20,6 +21,7 @@ from onnxtune.cli.options import (
     target_options,
     words,
 )
+from onnxtune.cli.reports import Reports, command_line, report_options
 
 
 @click.command("optimize", short_help="Rewrite a model so that it runs faster.")
@@ -82,30 +84,45 @@ from onnxtune.cli.options import (
     metavar="SECONDS",
     help="Seconds after which nothing new is measured.",
 )
+@option(
+    "--measure/--no-measure",
+    default=True,
+    help="Without: time nothing; keep exact rewrites that do less work as counted. The same bytes on every machine.",
+)
 @option("--dry-run", is_flag=True, help="Do everything but write the result.")
 @option("--cache/--no-cache", default=True, help="Use measurements that were taken before.")
 @option("--save-as-external-data", is_flag=True, help="Weights into FILE.data beside the result.")
-@option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON; - prints it alone.")
+@report_options
 @config_option
 @option("-q", "--quiet", is_flag=True, help="Print errors only.")
-@option("-v", "--verbose", count=True, show_default=False, help="Say more; -vv shows tracebacks.")
+@option(
+    "-v",
+    "--verbose",
+    count=True,
+    show_default=False,
+    help="Tell every decision as it falls (on stderr), and list all; -vv shows tracebacks.",
+)
 @click.pass_context
-def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: str | None, **flags: Any) -> int:
+def command(ctx: click.Context, /, model: Path, output: Path | None, **flags: Any) -> int:
     """Rewrite MODEL so that it runs faster on ONNX Runtime, or say that nothing was to be gained.
 
     Every rewrite is verified (same outputs) and measured (faster here); the rest is declined with a
     reason. When nothing pays, the result is the original.
     """
+    from dataclasses import replace
+
     from onnxtune.api import optimize
+    from onnxtune.cli.logs import logs
     from onnxtune.cli.progress import progress
     from onnxtune.errors import GateError
-    from onnxtune.model import write_text
     from onnxtune.ranges import parse_ranges
     from onnxtune.sizes import parse_shapes
 
     target = output or model.with_suffix(".tuned.onnx")
-    _check_outputs(model, None if flags["dry_run"] else target, json_file)
-    with progress(show=not flags["quiet"]) as notify:
+    reports = Reports(flags["json_file"], flags["markdown"], flags["html"])
+    _check_output(None if flags["dry_run"] else target)
+    reports.check([model, *([] if flags["dry_run"] else [target])])
+    with logs(flags["verbose"]), progress(show=not flags["quiet"]) as notify:
         result = optimize(
             model,
             providers=flags["providers"],
@@ -136,26 +153,39 @@ def command(ctx: click.Context, /, model: Path, output: Path | None, json_file: 
             rtol=flags["rtol"],
             atol=flags["atol"],
             time_budget=flags["time_budget"],
+            measure=flags["measure"],
             seed=flags["seed"],
             cache=flags["cache"],
             notify=notify,
+            decide=_teller(flags["verbose"]),
         )
-    over = result.report.status == "over budget"
-    if not (flags["dry_run"] or over):
-        result.save(target, external=True if flags["save_as_external_data"] else None)
-    if json_file == "-":
-        click.echo(result.report.to_json())
-    elif json_file:
-        write_text(json_file, result.report.to_json())
-    if not flags["quiet"] and json_file != "-":
-        from onnxtune.render.terminal import show
+    report = replace(result.report, reproduce=command_line(ctx))
+    over = report.status == "over budget"
+    before = _mark(target)
+    try:
+        if not (flags["dry_run"] or over):
+            result.save(target, external=True if flags["save_as_external_data"] else None)
+        reports.write(report)
+        if not flags["quiet"] and not reports.on_stdout:
+            from onnxtune.render.terminal import show
 
-        show(result.report, None if flags["dry_run"] or over else target, verbose=flags["verbose"])
+            show(report, None if flags["dry_run"] or over else target, verbose=flags["verbose"])
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{target} is written and whole" if _mark(target) != before else "") from None
     if over:
-        raise GateError(_over(model, flags["head"], flags["max_drop"], result.report))
-    if flags["strict"] and not _reached(result.report, flags["min_speedup"]):
+        raise GateError(_over(model, flags["head"], flags["max_drop"], report))
+    if flags["strict"] and not _reached(report, flags["min_speedup"]):
         raise GateError(f"{model}: no speed-up of at least {flags['min_speedup']:g} was found (--strict)")
     return 0
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Changes when the file is replaced."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _over(model: Path, head: str, allowed: str, report: Report) -> str:
@@ -171,25 +201,29 @@ def _over(model: Path, head: str, allowed: str, report: Report) -> str:
     )
 
 
+def _teller(verbose: int) -> DecideFunction | None:
+    """With -v every decision goes to stderr when it falls."""
+    if not verbose:
+        return None
+    from onnxtune.render.decision import line
+
+    return lambda decision: click.echo(line(decision), err=True)
+
+
 def _given(flags: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: flags[name] for name in names if flags[name] is not None}
 
 
-def _check_outputs(model: Path, target: Path | None, json_file: str | None) -> None:
-    """Refuse before any work what could not be written, and a report that would overwrite a model."""
+def _check_output(target: Path | None) -> None:
+    """Refuse before any work what could not be written."""
     from onnxtune.errors import ModelError, UsageError
     from onnxtune.model import check_writable
 
-    report = Path(json_file) if json_file and json_file != "-" else None
-    for path in (target, report):
-        try:
-            if path is not None:
-                check_writable(path)
-        except ModelError as error:
-            raise UsageError(str(error)) from None
-    named = [p.resolve() for p in (model, target) if p is not None]
-    if report is not None and report.resolve() in named:
-        raise UsageError(f"--json {report}: that is the model; give the report a file of its own")
+    try:
+        if target is not None:
+            check_writable(target)
+    except ModelError as error:
+        raise UsageError(str(error)) from None
 
 
 def _reached(report: Report, least: float) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from onnxtune.render.words import amount
+
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Sentences: the data, the metric and why, the loss with its bound."""
@@ -17,7 +19,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         f" ({splits['fit']} to fit, {splits['select']} to choose, {splits['gate']} for the gate)"
     )
     plan = found["plans"][0]
-    budget = _amount(found, found["budget"])
+    budget = amount(found, found["budget"])
     what = f"{escape(plan['metric'])} of '{escape(plan['output'])}' ({escape(plan['why'])})"
     yield f"Metric: {what}, at most {budget} less"
     if found["sampled"]:
@@ -30,14 +32,14 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         return
     values = ""
     if gate["before"] is not None:
-        values = f" ({_amount(found, gate['before'])} -> {_amount(found, gate['after'])})"
+        values = f" ({amount(found, gate['before'])} -> {amount(found, gate['after'])})"
     style = "bold red" if gate["bound"] > found["budget"] else "bold"
     yield (
-        f"[{style}]Loss of {escape(gate['metric'])}: {_amount(found, gate['estimate'])}, at most"
-        f" {_amount(found, gate['bound'])}[/] at {gate['confidence']:.0%} confidence, on {gate['samples']} samples"
+        f"[{style}]Loss of {escape(gate['metric'])}: {amount(found, gate['estimate'])}, at most"
+        f" {amount(found, gate['bound'])}[/] at {gate['confidence']:.0%} confidence, on {gate['samples']} samples"
         f" that neither fit nor choice has seen{values}"
     )
-    labelled = "" if gate["labelled"] is None else f"; counted by the labels {_amount(found, gate['labelled'])}"
+    labelled = "" if gate["labelled"] is None else f"; counted by the labels {amount(found, gate['labelled'])}"
     flips = "" if gate["flips"] is None else f"; {gate['flips']:.1%} of the decisions changed"
     yield f"Estimator: {escape(gate['estimator'])}{labelled}{flips}"
     needed = gate["needed_for_half"]
@@ -85,8 +87,4 @@ def front(found: Mapping[str, Any]) -> Table:
 
 
 def _bounded(found: Mapping[str, Any], drop: Mapping[str, Any]) -> str:
-    return f"{_amount(found, drop['estimate'])} (at most {_amount(found, drop['bound'])})"
-
-
-def _amount(found: Mapping[str, Any], value: float) -> str:
-    return f"{found['unit']['factor'] * value:.2f}{found['unit']['suffix']}"
+    return f"{amount(found, drop['estimate'])} (at most {amount(found, drop['bound'])})"

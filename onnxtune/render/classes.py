@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.report import Kept, Rejected, Report
 
 RULE = "pad_channels"

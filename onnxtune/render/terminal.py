@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onnxtune.compare import Comparison
-from onnxtune.render import calibration
+from onnxtune.render import calibration, words
 from onnxtune.render.classes import RULE as CLASSES
 from onnxtune.render.classes import ClassRow, channel_classes
-from onnxtune.report import Kept, Rejected, Report, Rewrite
+from onnxtune.render.words import ratio
+from onnxtune.report import Kept, Rejected, Report
 
-ENABLING = "lets other rules fire"
 SHOWN = 12
 """Rows of a table before the rest is only counted (all with -v)."""
 
@@ -64,6 +59,8 @@ def headline(report: Report) -> str:
         return f"[bold]{name}[/]: already tuned under these settings; nothing to do"
     if report.status == "over budget":
         return f"[bold]{name}[/]: [bold red]not written[/], what was asked for costs more than --max-drop allows"
+    if comparison is None and report.kept:
+        return f"[bold]{name}[/]: {len(report.kept)} rewrites, {report.status}: the whole model was not timed"
     if report.status == "nothing to gain" or comparison is None:
         extra = f" (best attempt {ratio(comparison)})" if comparison else ""
         return f"[bold]{name}[/]: nothing to gain, the original is kept{extra}"
@@ -74,18 +71,9 @@ def headline(report: Report) -> str:
     where = f"{report.environment['provider'].removesuffix('ExecutionProvider')}, {report.environment['device']}"
     return (
         f"[bold]{name}[/]: [bold {colour}]{ratio(comparison)}[/] {comparison.verdict},"
-        f" {milliseconds(comparison.before)} -> {milliseconds(comparison.after)} per inference"
+        f" {words.median(comparison.before)} -> {words.median(comparison.after)} per inference"
         f" ({escape(where)}{f', {threads} threads' if threads > 1 else ', 1 thread' if threads == 1 else ''})"
     )
-
-
-def ratio(comparison: Comparison) -> str:
-    """ "1.44x [1.36, 1.51]": speed-up with its interval."""
-    return f"{comparison.speedup:.2f}x \\[{comparison.low:.2f}, {comparison.high:.2f}]"
-
-
-def milliseconds(samples: np.ndarray) -> str:
-    return f"{1e3 * float(np.median(samples)):.3g} ms"
 
 
 def _sizes(report: Report, out: Console) -> None:
@@ -107,12 +95,10 @@ def _bytes(report: Report, field: str) -> str:
 
 def _kept(kept: tuple[Kept, ...], limit: int) -> Table:
     table = _table(f"Kept ({len(kept)})", "rule", "change", "at", "region", "error")
-    groups = _grouped(kept, lambda k: (k.rewrite.rule, k.rewrite.title, k.reason))
+    groups = words.grouped(kept, lambda k: (k.rewrite.rule, k.rewrite.title, k.reason))
     for items in groups[:limit]:
         first = max(items, key=lambda k: k.comparison.saved if k.comparison else 0.0)
-        gain = "" if first.reason == "faster" else first.reason
-        if first.comparison and first.reason != ENABLING:
-            gain = f"{ratio(first.comparison)} {gain}".rstrip()
+        gain = words.gain(first)
         errors = [k.error for k in items if k.error is not None]
         error = f"{max(errors):.0e}" if errors else ""
         table.add_row(first.rewrite.rule, escape(first.rewrite.title), _where(first, items), gain, error)
@@ -125,28 +111,17 @@ def _rejected(rejected: tuple[Rejected, ...], limit: int) -> Table:
     beaten = [r for r in rejected if r.stage == "select"] if limit == SHOWN else []
     shown = [r for r in rejected if r not in beaten]
     table = _table(f"Tried and not kept ({len(rejected)})", "rule", "change", "at", "why")
-    groups = _grouped(shown, lambda r: (r.rewrite.rule, _what(r.rewrite), r.stage))
+    groups = words.grouped(shown, lambda r: (r.rewrite.rule, words.what(r.rewrite), r.stage))
     for items in groups[:limit]:
         first = items[0]
-        table.add_row(first.rewrite.rule, escape(_what(first.rewrite)), _where(first, items), escape(first.reason))
+        table.add_row(first.rewrite.rule, escape(words.what(first.rewrite)), _where(first, items), escape(first.reason))
     _rest(table, len(groups) - limit)
     if beaten:
         table.add_row("", f"... and {len(beaten)} beaten by a better rewrite of the same place (-v shows them)")
     return table
 
 
-Item = TypeVar("Item", Kept, Rejected)
-
-
-def _grouped(items: Iterable[Item], key: Callable[[Item], object]) -> list[list[Item]]:
-    """Items with equal keys together, in the order of their first."""
-    found: dict[object, list[Item]] = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return list(found.values())
-
-
-def _where(first: Item, items: Sequence[Item]) -> str:
+def _where(first: Kept | Rejected, items: Sequence[Kept] | Sequence[Rejected]) -> str:
     more = f" (+{len(items) - 1} more)" if len(items) > 1 else ""
     return escape(first.rewrite.node) + more
 
@@ -156,11 +131,6 @@ def _table(title: str, *headings: str) -> Table:
     for heading in headings:
         table.add_column(heading, overflow="fold", ratio=3 if heading in ("change", "why", "because") else None)
     return table
-
-
-def _what(rewrite: Rewrite) -> str:
-    settings = ", ".join(f"{k} {v}" for k, v in rewrite.settings.items() if isinstance(v, (str, int, float)))
-    return f"{rewrite.title} ({settings})" if settings else rewrite.title
 
 
 def _classes(rows: Sequence[ClassRow], limit: int) -> Table:
@@ -183,12 +153,12 @@ def _declined(report: Report, out: Console, limit: int) -> None:
     Those that speak of a class of channels have a table of their own.
     """
     listed = [d for d in report.declined if d.rule != CLASSES]
-    groups = Counter((d.rule, re.sub(r"'[^']*'", "a tensor", d.reason)) for d in listed)
+    groups = words.declines(listed)
     if not groups:
         return
     table = _table(f"Declined ({len(listed)})", "rule", "times", "because")
-    for (rule, reason), count in groups.most_common(limit):
-        table.add_row(rule, str(count), escape(reason))
+    for group in groups[:limit]:
+        table.add_row(group[0].rule, str(len(group)), escape(words.nameless(group[0].reason)))
     _rest(table, len(groups) - limit)
     out.print(table)
 

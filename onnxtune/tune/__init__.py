@@ -22,12 +22,12 @@ from onnxtune.runtime import Target
 from onnxtune.steps import prune_enabling
 from onnxtune.tune import calibrated, confirm, rounds, wholes
 from onnxtune.tune.finish import untouched
-from onnxtune.tune.options import NotifyFunction, Objective, Options
+from onnxtune.tune.options import DecideFunction, NotifyFunction, Objective, Options
 from onnxtune.tune.promise import promise
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import no_gain
 
-__all__ = ["NotifyFunction", "Objective", "Options", "tune"]
+__all__ = ["DecideFunction", "NotifyFunction", "Objective", "Options", "tune"]
 
 
 def tune(
@@ -40,6 +40,7 @@ def tune(
     extra_cases: Sequence[Case] = (),
     calibration: Calibration | None = None,
     notify: NotifyFunction = lambda stage, done, total: None,
+    decide: DecideFunction = lambda decision: None,
 ) -> tuple[Model, Report]:
     """Rewrite `original` for `target`; returns the model to use (the original when nothing pays) and the report.
 
@@ -51,7 +52,7 @@ def tune(
         settings["calibration"] = calibration.record()
     if provenance.is_own_result(original, settings):
         return original, untouched(original, settings, options)
-    return _loop(Run(original, rules, target, options, cache, extra_cases, calibration, notify, settings))
+    return _loop(Run(original, rules, target, options, cache, extra_cases, calibration, notify, settings, decide))
 
 
 def _loop(run: Run) -> tuple[Model, Report]:
@@ -62,7 +63,7 @@ def _loop(run: Run) -> tuple[Model, Report]:
         found = calibrated.spend(run, base, steps, run.calibration)
         if found is not None:
             return found
-    elif run.calibrated:
+    elif run.calibrated and run.options.measure:
         promise(run, apply(base, [s.proposal for s in steps]))
     idle = prune_enabling(steps)
     if idle:

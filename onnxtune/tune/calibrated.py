@@ -15,7 +15,7 @@ from onnxtune.calibrate.level import Level
 from onnxtune.calibrate.points import Calibration, Point, Timed
 from onnxtune.calibrate.search import Search, summary
 from onnxtune.calibrate.tail import tail_of
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Decline, Proposal
@@ -121,10 +121,10 @@ def _with(
     """The point's rewrites, exact ones again on top, timed: against what exact rewrites alone give, and the
     original. None when they do not pay."""
     facts = run.facts_of(apply(base, [s.proposal for s in steps]))
-    fitted = [
-        replace(step_of(facts, f.proposal, o.timed.comparison), error=f.error)
-        for o, f in zip(point.options, point.fitted, strict=True)
-    ]
+    fitted = []
+    for group, made in zip(point.groups, point.fitted, strict=True):
+        measured = group[0].timed.comparison if len(group) == 1 else _anew(run, facts, made.proposal)
+        fitted.append(replace(step_of(facts, made.proposal, measured), error=made.error))
     both = [*steps, *fitted]
     both = _busy(both)
     middle = apply(base, [s.proposal for s in both])
@@ -145,6 +145,11 @@ def _with(
         timer = replace(run.timer, deadline=float("inf"))
         bought = timer.models(exact, result, run.sizes, plans.MODEL_PLAN).comparison
         last = last_word(run, result)
+    count = len(point.options)
+    run.journal.decide(f"whole model with {count} calibrated rewrites, against without: {no_gain(bought)}")
+    run.journal.decide(
+        f"whole model with {count} calibrated rewrites, against the original: {no_gain(last.comparison)}"
+    )
     pays = bought is not None and bought.verdict == "faster"
     best = last.comparison
     faster = best is not None and best.verdict == "faster" and best.speedup >= run.options.min_speedup
@@ -153,6 +158,12 @@ def _with(
     if not (forced or (pays and faster)):
         return None
     return point, result, last.comparison, [*both, *after]
+
+
+def _anew(run: Run, facts: Facts, proposal: Proposal) -> Comparison | None:
+    """What levels save that are one rewrite now, timed whatever the time budget says."""
+    with run.stage("measure"):
+        return replace(run.timer, deadline=float("inf")).region(facts, proposal).comparison
 
 
 def _freed(facts: Facts, proposal: Proposal) -> int:

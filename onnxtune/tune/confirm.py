@@ -6,19 +6,21 @@ from dataclasses import replace
 
 from onnxtune import trial as plans
 from onnxtune.apply import apply
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.model import Model
-from onnxtune.report import Rejected, Report, Status
+from onnxtune.report import Kept, Rejected, Report, Status
 from onnxtune.steps import Step, dependants
 from onnxtune.trial import Trial
 from onnxtune.tune.finish import finish
 from onnxtune.tune.run import Run
-from onnxtune.tune.wording import no_gain, sharp
+from onnxtune.tune.wording import NOT_NEEDED, no_gain, sharp
 
 
 def confirm(run: Run, base: Model, steps: list[Step]) -> tuple[Model, Report]:
     """Whole model against the original; not faster: keep only the better half, and again."""
     wholes = [kept for kept, _ in run.wholes]
+    if not run.options.measure:
+        return _unmeasured(run, base, steps, wholes)
     steps = _worth_confirming(run, base, steps)
     forced = any(s.forced for s in steps) or any(k.rewrite.rule in run.options.force for k in wholes)
     kept = steps
@@ -29,6 +31,7 @@ def confirm(run: Run, base: Model, steps: list[Step]) -> tuple[Model, Report]:
         with run.stage("confirm"):
             trial = last_word(run, result)
         comparison = trial.comparison
+        run.journal.decide(f"whole model with {len(kept) + len(wholes)} rewrites: {no_gain(comparison)}")
         enough = comparison and comparison.verdict == "faster" and comparison.speedup >= run.options.min_speedup
         if enough or forced:
             status: Status = "faster" if enough else "forced"
@@ -45,6 +48,15 @@ def confirm(run: Run, base: Model, steps: list[Step]) -> tuple[Model, Report]:
             run.journal.reject(kept[i].proposal, "confirm", why, kept[i].comparison)
         kept = run.verified(base, [s for i, s in enumerate(kept) if i not in lost])
     return finish(run, run.original, "nothing to gain", comparison, [], [])
+
+
+def _unmeasured(run: Run, base: Model, steps: list[Step], wholes: list[Kept]) -> tuple[Model, Report]:
+    """Nothing was timed: what does less work and verifies stays."""
+    if any(s.pays for s in steps) or any(k.rewrite.rule in run.options.force for k in wholes):
+        return finish(run, apply(base, [s.proposal for s in steps]), "unmeasured", None, wholes, steps)
+    for k in wholes:
+        run.journal.add(Rejected(k.rewrite, "measure", NOT_NEEDED, None))
+    return finish(run, run.original, "nothing to gain", None, [], [])
 
 
 def _worth_confirming(run: Run, base: Model, steps: list[Step]) -> list[Step]:

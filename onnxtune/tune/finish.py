@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxtune import provenance
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.costs import total_macs
 from onnxtune.facts import Facts
 from onnxtune.memory import peak_bytes
@@ -20,16 +21,21 @@ from onnxtune.tune.options import Options
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import why_kept
 
+LOG = logging.getLogger(__name__)
+
 
 def finish(
     run: Run, result: Model, status: Status, comparison: Comparison | None, wholes: list[Kept], steps: Sequence[Step]
 ) -> tuple[Model, Report]:
-    kept = [Kept(describe(s.proposal), s.comparison, s.error, why_kept(s)) for s in steps]
+    kept = [Kept(describe(s.proposal), s.comparison, s.error, why_kept(s), *s.drawn) for s in steps]
     changed = bool(wholes or kept)
     took_place = [k.rewrite for k in (*wholes, *kept)]
     others = [o for o in run.journal.outcomes if not (isinstance(o, Rejected) and o.rewrite in took_place)]
     outcomes = (*wholes, *kept, *others)
     verdict = run.verifier.verify(result) if wholes and not steps else run.verdict
+    for row in (*wholes, *kept):
+        LOG.info("%s: %s is kept (%s)", row.rewrite.rule, row.rewrite.title, row.reason)
+    LOG.info("%s: %s", run.original.name, status)
     report = Report(
         model=run.original.name,
         status=status,
@@ -39,7 +45,7 @@ def finish(
         outcomes=outcomes,
         verification={
             "cases": list(run.verifier.cases),
-            "levels": ["disable", "all"],
+            "levels": list(run.verifier.levels),
             "largest_relative_error": verdict.error if changed else 0.0,
         },
         notes=tuple(run.notes),
@@ -47,9 +53,10 @@ def finish(
         settings={**run.settings, "measured_sizes": {k: list(v) for k, v in run.sizes.items()}},
         seconds=dict(run.seconds),
         calibration=run.fronts,
+        source_sha256=run.original.graph_sha256(),
     )
     entries: dict[str, Any] = {
-        "source_sha256": run.original.graph_sha256(),
+        "source_sha256": report.source_sha256,
         "rules": dict(report.counts()),
         "settings": run.settings,
         "speedup": None if comparison is None else round(comparison.speedup, 3) if changed else 1.0,
@@ -80,4 +87,5 @@ def untouched(model: Model, settings: Mapping[str, Any], options: Options) -> Re
         environment=versions(),
         settings=settings,
         seconds={},
+        source_sha256=model.graph_sha256(),
     )

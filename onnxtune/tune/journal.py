@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.proposal import Decline, ModelProposal, Proposal
-from onnxtune.report import Outcome, Rejected, Stage, describe
+from onnxtune.propose import TIME_UP
+from onnxtune.report import Kept, Outcome, Rejected, Stage, describe
+from onnxtune.steps import Step
+from onnxtune.tune.options import DecideFunction
+from onnxtune.tune.wording import why_kept
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Journal:
-    """`outcomes` so far (what is kept is added in the end), and what need not be tried again."""
+    """`outcomes` so far (what is kept is added in the end), and what need not be tried again. `decide` hears of each
+    decision when it falls."""
 
     outcomes: list[Outcome] = field(default_factory=list)
+    barred: set[str] = field(default_factory=set)
+    """Rules that did not end in time: they are not asked again."""
+    decide: DecideFunction = lambda decision: None
     _refused: set[tuple[str, str, str]] = field(default_factory=set)
 
     def decline(self, declines: Iterable[Decline]) -> None:
         """Note declines, each once."""
         known = {o for o in self.outcomes if isinstance(o, Decline)}
-        self.outcomes += dict.fromkeys(d for d in declines if d not in known)
+        fresh = dict.fromkeys(d for d in declines if d not in known)
+        self.outcomes += fresh
+        self.barred |= {d.rule for d in fresh if TIME_UP in d.reason}
+        for decline in fresh:
+            failed = TIME_UP in decline.reason or " failed (" in decline.reason
+            level = logging.WARNING if failed else logging.DEBUG
+            LOG.log(level, "%s at '%s': %s", decline.rule, decline.node, decline.reason)
+            self.decide(decline)
 
     def reject(
         self,
@@ -32,6 +50,7 @@ class Journal:
         last: bool = True,
     ) -> None:
         """Note a rewrite as not kept; `last`: do not try it again in later rounds."""
+        LOG.info("%s: %s is not kept (%s: %s)", proposal.rule, proposal.title, stage, reason)
         self.add(Rejected(describe(proposal), stage, reason, comparison))
         if last and isinstance(proposal, Proposal):
             self._refused.add(_identity(proposal))
@@ -40,6 +59,12 @@ class Journal:
         """Note a rewrite as not kept, in place of what was said of it before."""
         self.outcomes = [o for o in self.outcomes if not (isinstance(o, Rejected) and o.rewrite == outcome.rewrite)]
         self.outcomes.append(outcome)
+        self.decide(outcome)
+
+    def take(self, steps: Iterable[Step]) -> None:
+        """Tell of rewrites that are kept for the time being."""
+        for step in steps:
+            self.decide(Kept(describe(step.proposal), step.comparison, step.error, why_kept(step)))
 
     def refused(self, proposal: Proposal) -> bool:
         return _identity(proposal) in self._refused

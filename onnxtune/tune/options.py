@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from onnxtune.ranges import Ranges
+from onnxtune.report import Outcome
 from onnxtune.rule import Rule
 from onnxtune.runtime import Target
 from onnxtune.sizes import Sizes
@@ -16,6 +17,9 @@ BATCH = 32
 """Images at a time when throughput counts."""
 NotifyFunction = Callable[[str, int, int], None]
 """Progress: stage in words, how many of how many are done (total 0: unknown)."""
+
+DecideFunction = Callable[[Outcome | str], None]
+"""Decisions as they happen: a rewrite taken (for the time being), refused or declined; or a remark in words."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,14 @@ class Options:
     force: tuple[str, ...] = ()
     objective: Objective = "latency"
     """What is chosen by: time at the measured sizes, bytes of weights, or time of a batch of BATCH."""
+    measure: bool = True
+    """Whether anything is timed. If not, exact rewrites are kept that do less work, on every machine the same."""
     insist: tuple[str, ...] = ()
     """Calibrated rules of which something must be in the result, or nothing is written."""
 
     def record(self, rules: Sequence[Rule], target: Target) -> dict[str, Any]:
         """The settings that decide the result, as plain data for report and provenance."""
-        return {
+        found: dict[str, Any] = {
             "rules": [r.name for r in rules],
             "settings": {k: dict(v) for k, v in self.settings.items()},
             "force": list(self.force),
@@ -56,6 +62,10 @@ class Options:
             "input_ranges": {k: list(v) for k, v in self.ranges.items()},
             "provider": target.provider,
             "provider_options": dict(target.options),
-            "threads": target.threads,
-            "device": target.device,
         }
+        # What is not measured does not depend on these, and is to be the same bytes everywhere.
+        return (
+            {**found, "threads": target.threads, "device": target.device}
+            if self.measure
+            else {**found, "measure": False}
+        )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from onnxtune.calibrate.level import Level
 from onnxtune.model import Model
+from onnxtune.proposal import Decline
 from onnxtune.propose import propose_levels
+from onnxtune.select import select
 from onnxtune.tune.run import Run
 
 LAYERS, SECONDS = 6, 15.0
@@ -19,26 +22,33 @@ RATIO = 0.3
 def promise(run: Run, model: Model) -> None:
     """Say what calibration data could be worth: levels of the largest layers, timed and not fitted."""
     facts = run.facts_of(model)
-    levels = [x for x in propose_levels(facts, run.calibrated, run.rule_settings) if isinstance(x, Level)]
-    layers: dict[str, dict[str, Level]] = {}
-    for level in levels:
-        own = layers.setdefault(level.layer.key, {})
-        if level.share <= RATIO and level.share > getattr(own.get(level.rule), "share", 0.0):
-            own[level.rule] = level
+    layers = usual_levels(propose_levels(facts, run.calibrated, run.rule_settings))
     timer = replace(run.timer, deadline=min(run.timer.deadline, time.monotonic() + SECONDS))
-    saved: dict[str, float] = {}
-    largest = sorted(layers, key=lambda k: -max((x.full_macs for x in layers[k].values()), default=0))
+    faster: list[tuple[Level, float]] = []
     with run.stage("measure"):
-        for key in largest[:LAYERS]:
+        for key in list(layers)[:LAYERS]:
             for level in layers[key].values():
                 run.notify("measuring what calibration could be worth", 0, 0)
                 comparison = timer.region(facts, level.unfitted).comparison
                 if comparison is not None and comparison.verdict == "faster":
-                    saved[key] = max(saved.get(key, 0.0), comparison.saved)
-        latency = run.timer.latency(model, run.sizes) if saved else 0.0
-    total = sum(saved.values())
+                    faster.append((level, comparison.saved))
+        latency = run.timer.latency(model, run.sizes) if faster else 0.0
+    chosen = [faster[i] for i in select([x.unfitted for x, _ in faster], [saved for _, saved in faster])]
+    total = sum(saved for _, saved in chosen)
     if 0.05 * latency < total < latency:
+        each = (f"{level.rule} at {level.layer.key} {1e6 * saved:.3g} us" for level, saved in chosen)
         run.notes.append(
-            f"with --calibration-data up to {latency / (latency - total):.1f}x more: {len(saved)} layers have"
-            f" forms with {RATIO:.0%} of their multiply-accumulates that are faster here"
+            f"with --calibration-data up to {latency / (latency - total):.1f}x more, by forms with at most {RATIO:.0%}"
+            f" of a layer's multiply-accumulates, timed unfitted: {', '.join(each)}"
         )
+
+
+def usual_levels(said: Iterable[Level | Decline]) -> dict[str, dict[str, Level]]:
+    """Layer -> rule -> the level with most arithmetic that leaves no more than RATIO of it; largest layers first."""
+    layers: dict[str, dict[str, Level]] = {}
+    for level in (x for x in said if isinstance(x, Level)):
+        own = layers.setdefault(level.layer.key, {})
+        if level.share <= RATIO and level.share > getattr(own.get(level.rule), "share", 0.0):
+            own[level.rule] = level
+    largest = sorted(layers, key=lambda k: -max((x.full_macs for x in layers[k].values()), default=0))
+    return {key: layers[key] for key in largest}

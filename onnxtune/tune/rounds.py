@@ -9,6 +9,7 @@ from dataclasses import replace
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import structure
 from onnxtune.costs import macs
+from onnxtune.errors import one_line
 from onnxtune.facts import Facts
 from onnxtune.localcheck import check_region
 from onnxtune.model import Model
@@ -18,12 +19,12 @@ from onnxtune.region import extract
 from onnxtune.rule import Rule
 from onnxtune.select import select
 from onnxtune.steps import Step, step_of
+from onnxtune.trial import Trial
+from onnxtune.tune.estimate import WRITTEN, saved_work
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import UNDONE, no_gain, slower
 
 ROUND_LIMIT = 8
-WRITTEN = 8
-"""Multiply-accumulates that take as long as writing one value, roughly."""
 
 
 def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule]) -> list[Step]:
@@ -34,7 +35,7 @@ def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule]) -> l
         seen.add(structure(current.proto))
         with run.stage("propose"):
             facts = run.facts_of(current)
-            said = propose(facts, rules, run.rule_settings)
+            said = propose(facts, [r for r in rules if r.name not in run.journal.barred], run.rule_settings)
         run.journal.decline(s for s in said if isinstance(s, Decline))
         proposals = [p for p in said if isinstance(p, Proposal) and not run.journal.refused(p)]
         taken = _judge(run, facts, proposals, f"round {number + 1}")
@@ -45,6 +46,7 @@ def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule]) -> l
             for step in taken:  # rules that undo each other would go on for ever
                 run.journal.reject(step.proposal, "select", UNDONE, step.comparison)
         else:
+            run.journal.take(longer[len(steps) :])
             steps = longer
     return steps
 
@@ -60,9 +62,14 @@ def _judge(run: Run, facts: Facts, proposals: Sequence[Proposal], label: str) ->
         proposal = proposals[i]
         run.notify(f"{label}: measuring {proposal.rule}", done, len(proposals))
         forced = proposal.rule in run.options.force
+        estimate, trial = 0.0, Trial(None)
         with run.stage("measure"):
-            trial = run.timer.region(facts, proposal)
-        step = step_of(facts, proposal, trial.comparison, forced=forced)
+            if run.options.measure:
+                trial = run.timer.region(facts, proposal)
+            else:
+                estimate, why = saved_work(facts, proposal)
+                trial = Trial(None, why)
+        step = replace(step_of(facts, proposal, trial.comparison, forced=forced), estimate=estimate)
         if not (step.pays or (proposal.enabling and trial.comparison and not slower(trial.comparison))):
             run.journal.reject(proposal, "measure", trial.problem or no_gain(trial.comparison), trial.comparison)
             continue
@@ -80,7 +87,19 @@ def _judge(run: Run, facts: Facts, proposals: Sequence[Proposal], label: str) ->
         run.journal.reject(
             good[i].proposal, "select", "an overlapping rewrite saves more time", good[i].comparison, last=False
         )
-    return [good[i].settled() for i in chosen]
+    return [s for i in chosen if (s := _settled(run, good[i])) is not None]
+
+
+def _settled(run: Run, step: Step) -> Step | None:
+    """The step with its weights computed; None, and reported, when its rule cannot compute them."""
+    try:
+        return step.settled()
+    except MemoryError:
+        raise
+    except Exception as error:  # a rule's own code
+        reason = f"its weights cannot be computed ({type(error).__name__}: {one_line(error)})"
+        run.journal.reject(step.proposal, "verify", reason, step.comparison)
+        return None
 
 
 def _local(facts: Facts, proposal: Proposal, seed: int) -> tuple[float | None, str]:

@@ -11,6 +11,7 @@ from typing import Any
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache
 from onnxtune.calibrate.points import Calibration
+from onnxtune.channels.cost import ANY_CPU
 from onnxtune.facts import Facts
 from onnxtune.feeds import Case, cases
 from onnxtune.model import Model
@@ -22,7 +23,7 @@ from onnxtune.sizes import bind, with_batch
 from onnxtune.steps import Step, dependants
 from onnxtune.trial import Timer
 from onnxtune.tune.journal import Journal
-from onnxtune.tune.options import BATCH, NotifyFunction, Options
+from onnxtune.tune.options import BATCH, DecideFunction, NotifyFunction, Options
 from onnxtune.verify import Verdict, Verifier
 
 
@@ -41,12 +42,13 @@ class Run:
         calibration: Calibration | None,
         notify: NotifyFunction,
         settings: Mapping[str, Any],
+        decide: DecideFunction,
     ) -> None:
         self.original, self.target, self.options = original, target, options
         self.rules = [r for r in rules if r.card.safety == "exact"]  # others need data, or only advise
         self.calibrated = [r for r in rules if r.levels is not None]
         self.calibration, self.notify, self.settings = calibration, notify, settings
-        self.journal = Journal()
+        self.journal = Journal(decide=decide)
         self.wholes: list[tuple[Kept, Model]] = []
         self.fronts: Mapping[str, Any] | None = None
         self.verdict = Verdict(True, 0.0, 0)
@@ -70,7 +72,10 @@ class Run:
         found = {name: dict(values) for name, values in self.options.settings.items()}
         for rule in {*self.rules, *self.calibrated}:
             if "provider" in rule.card.settings:
-                found.setdefault(rule.name, {}).setdefault("provider", self.target.label.lower())
+                known = self.target.label.lower()
+                if not self.options.measure and known == "cpu":
+                    known = ANY_CPU
+                found.setdefault(rule.name, {}).setdefault("provider", known)
         return found
 
     def facts_of(self, model: Model) -> Facts:

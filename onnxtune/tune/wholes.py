@@ -9,12 +9,12 @@ import onnx
 
 from onnxtune import trial as plans
 from onnxtune.cache import structure
-from onnxtune.errors import ModelError, one_line
+from onnxtune.errors import ModelError
 from onnxtune.model import Model
 from onnxtune.proposal import Decline, ModelProposal, Proposal
-from onnxtune.propose import propose
+from onnxtune.propose import TIME_UP, guarded, propose
 from onnxtune.report import Kept, Rejected, describe
-from onnxtune.rule import Rule
+from onnxtune.rule import OWN, Rule
 from onnxtune.steps import Step
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import ENABLING, NOT_NEEDED, no_gain, slower
@@ -55,7 +55,9 @@ def prepare(
         else:
             run.journal.reject(proposal, "measure", trial.problem or no_gain(comparison), comparison)
             continue
-        run.wholes.append((Kept(describe(proposal), comparison, None, reason), base))
+        kept = Kept(describe(proposal), comparison, None, reason)
+        run.journal.decide(kept)
+        run.wholes.append((kept, base))
         base = after
     return base
 
@@ -81,19 +83,22 @@ def without_idle(run: Run, base: Model, steps: Sequence[Step]) -> Model:
 
 
 def _transformed(run: Run, base: Model, rule: Rule) -> tuple[ModelProposal | None, Model | None]:
-    try:
-        changed = rule.entry(base.proto, rule.settings(run.rule_settings.get(rule.name)))
-    except Exception as error:  # simplifiers and plug-ins may raise anything; the rest goes on
-        reason = f"it failed ({type(error).__name__}: {one_line(error)}); report it to {rule.card.source}"
+    said: list[onnx.ModelProto | str | None] = []
+    broken: list[str] = []
+    guarded(rule, len(base.proto.graph.node), lambda: said.append(_change(run, base, rule)), broken.append)
+    if broken:
+        reason = f"it failed ({broken[0]}); report it to {rule.card.source}"
         run.journal.decline([Decline(rule.name, "", reason)])
         return None, None
+    (changed,) = said
     if changed is None:
         return None, None
     if isinstance(changed, str):
         run.journal.decline([Decline(rule.name, "", changed)])
         return None, None
     title = _node_change(base.proto, changed)
-    proposal = ModelProposal(rule.name, title, rule.card.safety, rule.card.enabling)
+    details = {"operators": _operator_changes(base.proto, changed)}
+    proposal = ModelProposal(rule.name, title, rule.card.safety, rule.card.enabling, details=details)
     try:
         return proposal, base.adopt(changed)
     except ModelError as error:
@@ -101,14 +106,33 @@ def _transformed(run: Run, base: Model, rule: Rule) -> tuple[ModelProposal | Non
         return None, None
 
 
+def _change(run: Run, base: Model, rule: Rule) -> onnx.ModelProto | str | None:
+    """What the rule makes of the model; somebody else's gets a copy, which it may edit."""
+    proto = base.proto
+    if rule.card.source != OWN:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(base.proto)
+    changed = rule.entry(proto, rule.settings(run.rule_settings.get(rule.name)))
+    if changed is not None and not isinstance(changed, onnx.ModelProto | str):
+        raise TypeError(f"it gave a {type(changed).__name__}, neither a ModelProto, a reason nor None")
+    return changed
+
+
 def _opens(run: Run, base: Model, after: Model) -> bool:
     """Do pattern and graph rules find more places after the whole-model rewrite?"""
     found = []
     for model in (base, after):
-        rules = [r for r in run.rules if not r.card.enabling]
+        rules = [r for r in run.rules if not r.card.enabling and r.name not in run.journal.barred]
         said = propose(run.facts_of(model), rules, run.rule_settings)
+        run.journal.decline(s for s in said if isinstance(s, Decline) and TIME_UP in s.reason)
         found.append(Counter(p.rule for p in said if isinstance(p, Proposal)))
     return bool(found[1] - found[0])
+
+
+def _operator_changes(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, list[int]]:
+    """Operator -> how many there were and are, of those whose number changed."""
+    was, now = (Counter(n.op_type for n in m.graph.node) for m in (before, after))
+    return {name: [was[name], now[name]] for name in sorted(was | now) if was[name] != now[name]}
 
 
 def _node_change(before: onnx.ModelProto, after: onnx.ModelProto) -> str:

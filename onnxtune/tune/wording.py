@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.steps import Step
 
 ENABLING = "lets other rules fire"
+LESS_WORK = "less work, not measured"
 NOT_NEEDED = "no other rule needs it"
 UNDONE = "it leads back to a graph that was there before"
 
@@ -29,4 +30,6 @@ def no_gain(comparison: Comparison | None) -> str:
 def why_kept(step: Step) -> str:
     if step.forced:
         return "forced"
+    if step.comparison is None and step.pays:
+        return LESS_WORK
     return "faster" if step.pays else ENABLING

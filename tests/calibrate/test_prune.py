@@ -10,6 +10,7 @@ from layers import maps, moments, sample, square, weights
 
 from onnxtune.calibrate.prune import cheapest, prune
 from onnxtune.calibrate.solve import relative_error
+from onnxtune.calibrate.wide_convs import Rows
 
 THREE = square(3)
 
@@ -71,3 +72,43 @@ def test_nothing_removed_changes_nothing() -> None:
     assert found.rel_error < 1e-6
     with pytest.raises(ValueError, match="cannot remove 6 of 6"):
         cheapest([weight], [data], 6)
+
+
+def test_from_a_sample_of_rows_nearly_the_same() -> None:
+    """The same channels or ones that are hardly worse, and weights that do as well on rows held out."""
+    weight, bias = weights(8, 6, 3)
+    every = maps(6)
+    x, held = sample(every[:45], THREE), sample(every[45:], THREE, seed=1)
+    y, wanted = (r @ weight.reshape(8, -1).T + bias for r in (x, held))
+    data, rows = moments(x, y), Rows.of(x, y)
+    for remove in (1, 2, 3):
+        full, few = (prune(weight, data, cheapest([weight], [s], remove)) for s in (data, rows))
+        assert few.rel_error <= 1.1 * full.rel_error
+        found = prune(weight, rows, full.keep)
+        columns = np.arange(54).reshape(6, 9)[list(full.keep)].ravel()
+        answers = [held[:, columns] @ p.weight.reshape(8, -1).T + p.bias for p in (full, found)]
+        best, ours = (relative_error(wanted, a) for a in answers)
+        assert ours < 1.05 * best
+        assert found.rel_error == pytest.approx(ours, rel=0.1)
+
+
+def test_the_channel_that_nobody_reads_goes_first_from_a_sample() -> None:
+    weight, bias = weights(8, 6, 3)
+    weight[:, 4] = 0
+    x = sample(maps(6), THREE)
+    rows = Rows.of(x, x @ weight.reshape(8, -1).T + bias)
+    keep = cheapest([weight], [rows], 1)
+    assert keep == (0, 1, 2, 3, 5)
+    found = prune(weight, rows, keep)
+    assert found.rel_error < 1e-3
+    assert np.allclose(found.weight, weight[:, keep], atol=1e-2)
+
+
+def test_a_sample_and_a_covariance_together() -> None:
+    """Of one class some readers may be wide and others not."""
+    weight, bias = weights(8, 6, 3)
+    x = sample(maps(6), THREE)
+    y = x @ weight.reshape(8, -1).T + bias
+    both = cheapest([weight, weight], [moments(x, y), Rows.of(x, y)], 2)
+    errors = {k: prune(weight, moments(x, y), k).rel_error for k in combinations(range(6), 4)}
+    assert errors[both] <= 1.1 * min(errors.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from onnxtune.calibrate.points import Calibration, Point, Timed
 from onnxtune.calibrate.search import Search, summary
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.errors import DataError
 from onnxtune.facts import Facts
 from onnxtune.model import Model
@@ -42,16 +43,19 @@ def data(tmp_path: Path, model: Model) -> Iterator[Dataset]:
         yield opened
 
 
-def timed_levels(model: Model) -> tuple[Facts, list[Timed]]:
+def timed_levels(
+    model: Model, names: tuple[str, ...] = ("stack_3x3", "separable_conv", "cp_conv"), **settings: Any
+) -> tuple[Facts, list[Timed]]:
     """Levels that leave about a quarter, with made-up times."""
     facts = Facts(model, bind(model).sizes)
-    rules = [r for r in catalog() if r.name in ("stack_3x3", "separable_conv", "cp_conv")]
+    rules = [r for r in catalog() if r.name in names]
     found = []
-    for level in propose_levels(facts, rules, {r.name: {"ratios": [0.25, 0.5]} for r in rules}):
+    for level in propose_levels(facts, rules, {r.name: {"ratios": [0.25, 0.5], **settings} for r in rules}):
         if isinstance(level, Level):
             saved = LATENCY * (level.full_macs - level.macs) / level.full_macs / 2
             before = np.full(8, LATENCY)
-            found.append(Timed(level, Comparison(before, before - saved, before, 2.0, 1.9, 2.1, 0.0, 0.99)))
+            speedup = LATENCY / (LATENCY - saved)
+            found.append(Timed(level, Comparison(before, before - saved, speedup, 1.9, 2.1, 0.0, 0.99)))
     return facts, found
 
 
@@ -105,6 +109,24 @@ def test_fits_are_the_same_again_and_resumed(
     again = first(search_of(model, facts, data, "3%", FitStore(tmp_path / "fits", resume=True)), frozen)
     assert again is not None
     assert again.model().proto == one.model().proto
+
+
+@pytest.mark.slow
+def test_neighbouring_classes_of_channels_are_pruned_in_one_set(data: Dataset) -> None:
+    """Their regions overlap in a layer; in a set they are one rewrite."""
+    model = Model(classifier(width=24))
+    facts, timed = timed_levels(model, ("prune_channels",), ratios=[0.7], multiple=2, min_share=0.0)
+    assert len({t.level.layer.key for t in timed}) == 2
+    search = search_of(model, facts, data, "15%")
+    point = first(search, timed)
+    assert point is not None
+    largest = max(search.points, key=lambda p: len(p.options))
+    assert [len(g) for g in largest.groups] == [2]
+    assert len(largest.fitted) == 1
+    shapes = {tuple(w.dims) for w in largest.model.proto.graph.initializer if len(w.dims) == 4}
+    kept = [o.timed.level.settings["channels"] for o in largest.options]
+    assert shapes == {(kept[0], 3, 5, 5), (kept[1], kept[0], 5, 5)}
+    assert accuracy(model) - accuracy(point.model) <= 0.15
 
 
 def test_no_budget_no_harm(model: Model, data: Dataset) -> None:

@@ -134,6 +134,22 @@ def test_a_wide_layer_is_fitted_in_a_network(rule: str, narrow: None, tmp_path: 
     assert found.error < 0.6
 
 
+def test_channels_before_a_wide_layer_are_pruned(narrow: None, tmp_path: Path) -> None:
+    model = Model(classifier())
+    found = rule_named("prune_channels")
+    assert found.levels is not None
+    said = found.levels(Facts(model, {"image": (1, 3, 12, 12)}), found.settings({"min_share": 0.0}))
+    level = next(x for x in said if isinstance(x, Level) and x.layer.columns == 600 and x.settings["channels"] == 16)
+    with open_dataset(str(write_data(tmp_path)), model) as data:
+        fitted = level.fit(gather(level.layer, model, model, data, np.arange(200), Target(), 0), False)
+    x = images(50, seed=5)[0]
+    want, got, raw = (
+        Session(m, Target()).run({"image": x})["logits"]
+        for m in (model, apply(model, [fitted.proposal]), apply(model, [level.unfitted]))
+    )
+    assert relative_error(want, got) < 0.5 * relative_error(want, raw)
+
+
 def test_memory_does_not_grow_with_the_columns_squared_nor_with_the_samples(narrow: None, tmp_path: Path) -> None:
     model = Model(classifier(kernel=9, width=24))  # 1944 columns: a covariance would take 30 MB
     found = rule_named("separable_conv")

@@ -28,7 +28,7 @@ from onnx import TensorProto
 import onnxtune
 import onnxtune.tune.run
 from onnxtune.catalog import catalog
-from onnxtune.compare import Comparison
+from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.feeds import cases
 from onnxtune.localcheck import check_region, resized
@@ -177,7 +177,7 @@ def test_whatever_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
         def models(self, *arguments: Any) -> Trial:
             ratio = float(state["rng"].choice([0.7, 1.0, 1.0, 1.2, 1.5, 3.0]))
             one = np.full(4, 1e-3)
-            return Trial(Comparison(one * ratio, one, one * ratio, ratio, ratio * 0.999, ratio * 1.001, 0.0, 0.99))
+            return Trial(Comparison(one * ratio, one, ratio, ratio * 0.999, ratio * 1.001, 0.0, 0.99))
 
         def latency(self, *arguments: Any) -> float:
             return 1e-3

@@ -16,12 +16,12 @@ from onnxtune.apply import apply
 from onnxtune.calibrate.capture import exposing
 from onnxtune.calibrate.evidence import Evidence
 from onnxtune.calibrate.layer import Layer
-from onnxtune.calibrate.level import Level, Look
+from onnxtune.calibrate.level import Level, Look, combinable
 from onnxtune.calibrate.moments import Accumulator
 from onnxtune.calibrate.prune_levels import ladder
 from onnxtune.channels.cost import Target as Shapes
 from onnxtune.model import Model
-from onnxtune.proposal import Proposal
+from onnxtune.proposal import Proposal, overlap
 from onnxtune.runtime import Session, Target
 from onnxtune.testing import model_of
 
@@ -235,7 +235,7 @@ def test_the_ladder_has_what_kernels_like(
 
 
 def test_several_classes_of_one_network() -> None:
-    """Every other class can be pruned at once: the regions share no node and no new name."""
+    """Classes that do not touch: the regions share no node and no new name."""
     body = """a = Conv (x, u)  r = Relu (a)  c = Conv (r, k1)  s = Relu (c)  d = Conv (s, u1)  t = Relu (d)
               y = Conv (t, v1)"""
     weights = {"k1": random(6, 20, 1, 1), "u1": random(24, 6, 3, 3), "v1": random(4, 24, 1, 1)}
@@ -247,6 +247,42 @@ def test_several_classes_of_one_network() -> None:
     after = apply(Model(proto), fitted).proto
     onnx.checker.check_model(after, full_check=True)
     assert outputs(after, inputs(2, 1))[0].shape == outputs(proto, inputs(2, 1))[0].shape
+
+
+def test_classes_next_to_each_other_become_one_level() -> None:
+    """The layer between them loses rows and columns; each layer is refitted on what the one before has become."""
+    body = """a = Conv (x, u)  r = Relu (a)  c = Conv (r, k2)  s = Relu (c)  d = Conv (s, u2)  t = Relu (d)
+              y = Conv (t, v1)"""
+    weights = {"k2": random(24, 20, 1, 1), "u2": random(28, 24, 3, 3), "v1": random(4, 28, 1, 1)}
+    proto = model(body, **weights)
+    found = levels_of(RULE, proto, min_share=0.0, ratios=[0.75], multiple=4)[0]
+    chosen = [next(v for v in found if v.layer.y == name and v.settings["channels"] < 22) for name in "cdy"]
+    assert overlap(chosen[0].unfitted, chosen[1].unfitted)
+    assert not overlap(chosen[0].unfitted, chosen[2].unfitted)
+    assert combinable(chosen[0], chosen[1])
+    assert not combinable(chosen[0], next(v for v in found if v.layer.y == "c" and v is not chosen[0]))
+    together = chosen[0].together
+    assert together is not None
+    one = together([part for v in reversed(chosen) for part in v.parts])
+    assert len({one.identity, *(v.identity for v in chosen)}) == 4
+    assert one.joint is not None
+    x, seeing = inputs(50, 1), looking(proto, inputs(200, 0))
+    want = outputs(proto, x)[0]
+    after = apply(Model(proto), [one.joint(seeing, False).proposal]).proto
+    onnx.checker.check_model(after, full_check=True)
+    widths = [next(w.dims[1] for w in after.graph.initializer if w.name == n.input[1]) for n in convs(after)]
+    assert widths == [6, *(v.settings["channels"] for v in chosen)]
+    have = outputs(after, x)
+    np.testing.assert_allclose(have[0], have[1], atol=1e-4)
+    rough, bare = (
+        outputs(apply(Model(proto), [p]).proto, x)[0] for p in (one.joint(seeing, True).proposal, one.unfitted)
+    )
+    in_order, alone, not_at_all = (float(np.square(o - want).mean()) for o in (have[0], rough, bare))
+    assert in_order < alone < not_at_all
+
+
+def convs(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [n for n in proto.graph.node if n.op_type == "Conv"]
 
 
 def test_the_same_again() -> None:

@@ -1,0 +1,1 @@
+"""What a second model computes against a first: errors of every output, and where they begin."""
