@@ -32,6 +32,8 @@ from onnxtune.proposal import Fragment
 Pair = tuple[int, int]
 FAMILIES = ("gap", "pyramid", "maps", "low_rank")
 RANK_MULTIPLE = 8
+GENTLE, LARGE = 0.4, 2**24
+"""Low rank that leaves a larger share of a layer with more weights is not offered: it takes minutes to fit."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def forms(layer: FullyConnected, family: str, ratios: Sequence[float]) -> Iterat
     """Forms of a family ("auto": of all) with fewer weights than the layer has."""
     j, d = layer.weight.shape
     found: list[HeadForm] = []
-    ranks = {int(r * j * d / (j + d)) // RANK_MULTIPLE * RANK_MULTIPLE or RANK_MULTIPLE for r in ratios}
+    few = [r for r in ratios if r <= GENTLE or j * d <= LARGE]
+    ranks = {int(r * j * d / (j + d)) // RANK_MULTIPLE * RANK_MULTIPLE or RANK_MULTIPLE for r in few}
     found += [HeadForm("low_rank", f"rank {r}", rank=r) for r in sorted(ranks) if r < min(j, d)]
     if layer.size is not None and layer.size[1] * layer.size[2] > 1 and not layer.unpoolable:
         h, w = layer.size[1:]
