@@ -10,12 +10,13 @@ import re
 import sys
 from pathlib import Path
 
+from benchmarks.suite.table import COSTS
 from onnxtune.catalog import cards
 from onnxtune.guidelines import guideline_table
 from onnxtune.render.guidelines import guideline_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "exact.md"
+RESULTS = ROOT / "benchmarks" / "results" / "suite.md"
 
 
 def filled(text: str) -> str:
@@ -24,10 +25,11 @@ def filled(text: str) -> str:
     text = _block(text, "rules", "\n".join(["| rule | what it does |", "|---|---|", *rules]))
     text = _block(text, "guidelines", guideline_markdown(guideline_table()))
     command = (
-        "`python -m benchmarks.exact MODEL.onnx ...` makes this table anew; `python -m benchmarks.rules` shows where"
-        " each rule wins and where it loses (benchmarks/results/)."
+        "`python -m benchmarks.run` makes these tables anew (benchmarks/results/ has all samples, what each contender"
+        " took, and a figure); `python -m benchmarks.rules` shows where each rule wins and where it loses."
     )
-    return _block(text, "results", RESULTS.read_text(encoding="utf-8").strip() + "\n\n" + command)
+    shown = RESULTS.read_text(encoding="utf-8").partition(COSTS)[0].strip()
+    return _block(text, "results", f"{shown}\n\n{command}")
 
 
 def _block(text: str, name: str, content: str) -> str:

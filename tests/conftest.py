@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from onnxtune.measure import Plan
+
+sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/, behind everything: onnxtune is the one installed
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from typing import Any
 import onnx
 
 SIMPLIFIERS = {"onnxsim": "simplify", "onnxslim": "slim", "onnxoptimizer": "optimize"}
+ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 1800
 """Seconds after which a contender has failed."""
 
@@ -50,11 +51,18 @@ def installed() -> list[Contender]:
 
 def make(contender: Contender, model: Path, out: Path) -> Made:
     """Run the contender on the file in a fresh process."""
-    words = [sys.executable, "-m", "benchmarks.suite.contenders", contender.name, str(model), str(out)]
+    words = [
+        sys.executable,
+        "-m",
+        "benchmarks.suite.contenders",
+        contender.name,
+        str(model.resolve()),
+        str(out.resolve()),
+    ]
     if contender.settings is not None:
         words.append(json.dumps(contender.settings))
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, check=False, cwd=ROOT)
     except subprocess.TimeoutExpired:
         return Made(out, failure=f"not done after {LIMIT} s")
     if done.returncode:

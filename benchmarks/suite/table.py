@@ -9,6 +9,7 @@ import numpy as np
 
 PEERS = ("onnxsim", "onnxslim", "onnxoptimizer")
 EXACT = "onnxtune exact"
+COSTS = "What the contenders themselves took:"
 Row = Mapping[str, Any]
 
 
@@ -99,7 +100,7 @@ def _calibrated(rows: Sequence[Row]) -> list[str]:
 def _costs(rows: Sequence[Row]) -> list[str]:
     names = [n for n in (*PEERS, EXACT, *_calibrated_names(rows)) if any(n in m["contenders"] for m in rows)]
     lines = [
-        "What the contenders themselves took:",
+        COSTS,
         "",
         "| contender | seconds, median (largest) | peak memory, MB, median (largest) | failed |",
         "|---|---|---|---|",
