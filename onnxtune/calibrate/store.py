@@ -8,6 +8,7 @@ and those of one large layer together do not fit into memory. Files are written 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -176,5 +177,14 @@ def _nbytes(weight: onnx.TensorProto) -> int:
 
 
 def fit_key(**parts: Any) -> str:
-    """Hash of what decides a fit."""
-    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    """Hash of what decides a fit, our own code included: what another version has fitted is fitted again."""
+    return sha256(json.dumps({**parts, "code": _code()}, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """Hash of the package's sources."""
+    digest = sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
