@@ -38,6 +38,10 @@ class TensorInfo(NamedTuple):
 PLACEHOLDERS = frozenset({"?", "*", "-1", "None", "none", "unknown"})
 """Names that exporters write for every dimension they do not know: no symbols that equal each other."""
 
+FEW_JOINS = 16
+"""Concat nodes that are too few to make a long vector out of short ones."""
+LONGEST = 2**16
+"""Values of a vector that shape inference may follow."""
 OPEN = "onnxtune-open-"
 """Stem of the names under which unnamed input dimensions travel through shape inference."""
 
@@ -68,7 +72,7 @@ def infer(proto: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]] | None = 
 
 def _run(bare: onnx.ModelProto) -> dict[str, TensorInfo]:
     try:
-        inferred = shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True)
+        inferred = shape_inference.infer_shapes(bare, check_type=False, data_prop=not _grows(bare))
     except Exception:
         inferred = bare
     graph = inferred.graph
@@ -78,6 +82,18 @@ def _run(bare: onnx.ModelProto) -> dict[str, TensorInfo]:
         if info is not None:
             found[value.name] = info
     return found
+
+
+def _grows(bare: onnx.ModelProto) -> bool:
+    """Does joining make a vector too long for its values to be followed? onnx would hold all of them, and a chain of
+    Concat nodes doubles their number at every step."""
+    joins = [n.output[0] for n in bare.graph.node if n.op_type == "Concat" and n.output]
+    if len(joins) < FEW_JOINS:
+        return False
+    plain = shape_inference.infer_shapes(bare, check_type=False, data_prop=False)
+    found = (describe(v) for v in [*plain.graph.value_info, *plain.graph.output])
+    sizes = (info.static for info in found if info is not None)
+    return any(size is not None and len(size) == 1 and size[0] > LONGEST for size in sizes)
 
 
 def _name_open_dimensions(graph: GraphProto) -> frozenset[str]:
