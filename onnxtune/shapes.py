@@ -7,6 +7,7 @@ what it *costs*; nothing about correctness may be read off them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -40,6 +41,8 @@ PLACEHOLDERS = frozenset({"?", "*", "-1", "None", "none", "unknown"})
 
 FEW_JOINS = 16
 """Concat nodes that are too few to make a long vector out of short ones."""
+MAKERS = frozenset({"ConstantOfShape", "Expand", "Pad", "Range", "Resize", "Tile", "Upsample"})
+"""Operators whose output may be as long as a number says."""
 LONGEST = 2**16
 """Values of a vector that shape inference may follow."""
 OPEN = "onnxtune-open-"
@@ -71,11 +74,7 @@ def infer(proto: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]] | None = 
 
 
 def _run(bare: onnx.ModelProto) -> dict[str, TensorInfo]:
-    try:
-        inferred = shape_inference.infer_shapes(bare, check_type=False, data_prop=not _grows(bare))
-    except Exception:
-        inferred = bare
-    graph = inferred.graph
+    graph = _inferred(bare, data_prop=not _grows(bare)).graph
     found = {i.name: TensorInfo(i.data_type, tuple(i.dims)) for i in graph.initializer}
     for value in [*graph.value_info, *graph.output, *graph.input]:
         info = describe(value)
@@ -84,13 +83,21 @@ def _run(bare: onnx.ModelProto) -> dict[str, TensorInfo]:
     return found
 
 
+def _inferred(bare: onnx.ModelProto, *, data_prop: bool) -> onnx.ModelProto:
+    """What onnx infers; where it fails, and it raises what it likes, what the model says."""
+    try:
+        return shape_inference.infer_shapes(bare, check_type=False, data_prop=data_prop)
+    except Exception:
+        return bare
+
+
 def _grows(bare: onnx.ModelProto) -> bool:
-    """Does joining make a vector too long for its values to be followed? onnx would hold all of them, and a chain of
-    Concat nodes doubles their number at every step."""
-    joins = [n.output[0] for n in bare.graph.node if n.op_type == "Concat" and n.output]
-    if len(joins) < FEW_JOINS:
+    """Is there a vector too long for its values to be followed? onnx would hold all of them: those of a constant of
+    any size, or of a chain of Concat nodes, each of which doubles their number."""
+    operators = Counter(n.op_type for n in bare.graph.node)
+    if operators["Concat"] < FEW_JOINS and not operators.keys() & MAKERS:
         return False
-    plain = shape_inference.infer_shapes(bare, check_type=False, data_prop=False)
+    plain = _inferred(bare, data_prop=False)
     found = (describe(v) for v in [*plain.graph.value_info, *plain.graph.output])
     sizes = (info.static for info in found if info is not None)
     return any(size is not None and len(size) == 1 and size[0] > LONGEST for size in sizes)
