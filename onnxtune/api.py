@@ -181,7 +181,7 @@ def optimize(
         objective=objective,
         insist=() if head == "auto" else (HEAD_RULE,),
     )
-    store = Cache(None if cache is False or not measure else cache_path() if cache is True else cache)
+    store = Cache(None if cache is False or not measure else cache_path() if cache is True else Path(cache))
     for i, feeds in enumerate(inputs):
         check_inside(feeds, options.ranges, f"user input {i + 1}")
     extra = [Case(f"user input {i + 1}", dict(f)) for i, f in enumerate(inputs)]

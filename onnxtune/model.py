@@ -88,7 +88,9 @@ class Model:
         proto.graph.input.extend([*self.inputs, *(declared.get(v.name, v) for v in weights)])
         proto.graph.output.extend(self.proto.graph.output)
         proto.graph.name, proto.graph.doc_string = self.proto.graph.name, self.proto.graph.doc_string
-        proto.ir_version = max(proto.ir_version, self.proto.ir_version)
+        listed = {i.name for i in proto.graph.input}
+        least = 1 if all(w.name in listed for w in proto.graph.initializer) else 4  # up to 3 all had to be listed
+        proto.ir_version = max(proto.ir_version, self.proto.ir_version, least)
         return self.with_proto(proto)
 
     def graph_sha256(self) -> str:

@@ -119,8 +119,8 @@ class Search:
         """More and more careful sets, where the gate has let none pass.
 
         Levels whose harm alone the select split cannot see are told apart by the errors of their layers: what the most
-        careful set so far may have lost is shared out by their squares. In the end one layer after the other takes
-        a form that has not failed yet.
+        careful set so far may have lost is shared out by their squares. In the end single levels, of each layer the
+        one that gains most: every further layer is a risk for what it gains.
         """
         known = min(self.points, key=lambda p: p.drop.bound, default=None)
         if known is None:
@@ -131,16 +131,13 @@ class Search:
             chosen = choose(sets.gain, harm, sets.conflicts, scale * self.budget)
             if self._is_new(sets, chosen):
                 yield self._tried(sets, chosen)
-        last = max(self.points, key=lambda p: p.latency)  # what fails may be one layer's form, whatever its error
-        failed = {o.timed.level.identity for p in self.points for o in p.options}
-        layers = {o.timed.level.layer.key: o.error for o in last.options}
-        for key in sorted(layers, key=lambda k: -layers[k])[:GATES]:
-            levels = [o.timed.level for o in sets.options]
-            barred = [x.layer.key == key and x.identity in failed for x in levels]
-            other = [10 * self.budget if bar else h for bar, h in zip(barred, harm, strict=True)]
-            chosen = choose(sets.gain, other, sets.conflicts, self.budget)
-            if self._is_new(sets, chosen):
-                yield self._tried(sets, chosen)
+        alone: dict[str, int] = {}
+        for i in sorted(range(len(sets.options)), key=lambda i: -sets.gain[i]):
+            if sets.harm[i] <= self.budget / 2:
+                alone.setdefault(sets.options[i].timed.level.layer.key, i)
+        for i in list(alone.values())[:GATES]:
+            if self._is_new(sets, frozenset({i})):
+                yield self._tried(sets, frozenset({i}))
 
     def _is_new(self, sets: _Sets, chosen: frozenset[int]) -> bool:
         return bool(chosen) and not any(p.identity == sets.identity(chosen) for p in self.points)

@@ -123,10 +123,10 @@ def test_neighbouring_classes_of_channels_are_pruned_in_one_set(data: Dataset) -
     largest = max(search.points, key=lambda p: len(p.options))
     assert [len(g) for g in largest.groups] == [2]
     assert len(largest.fitted) == 1
-    shapes = {tuple(w.dims) for w in largest.model.proto.graph.initializer if len(w.dims) == 4}
+    shapes = {tuple(w.dims) for w in largest.model().proto.graph.initializer if len(w.dims) == 4}
     kept = [o.timed.level.settings["channels"] for o in largest.options]
     assert shapes == {(kept[0], 3, 5, 5), (kept[1], kept[0], 5, 5)}
-    assert accuracy(model) - accuracy(point.model) <= 0.15
+    assert accuracy(model) - accuracy(point.model()) <= 0.15
 
 
 def test_no_budget_no_harm(model: Model, data: Dataset) -> None:

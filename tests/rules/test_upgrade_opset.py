@@ -60,3 +60,13 @@ def test_what_the_converter_cannot_do_is_a_reason() -> None:
     assert isinstance(answer, str)
     assert answer.startswith("ONNX's version converter cannot convert it: ")
     assert "\n" not in answer
+
+
+@pytest.mark.usefixtures("quick")
+def test_weights_that_it_adds_need_a_newer_ir() -> None:
+    """The pads become an input; up to IR version 3 a weight had to be listed as one."""
+    pad = model_of("g (float[1, 3] x) => (float[1, 5] y) { y = Pad <pads = [0, 1, 0, 1]> (x) }", opset=6, ir=3)
+    result = tuned(pad, force=True)
+    assert opset(result.model) == 13
+    assert result.model.ir_version >= 4
+    onnx.checker.check_model(result.model, full_check=True)
