@@ -61,10 +61,10 @@ class Run:
             self.sizes, free = with_batch(original, binding.sizes, options.sizes, BATCH)
             self.notes.append(f"measured at batch {BATCH}" if free else "measured at the batch that the model fixes")
         self.rule_settings = self._rule_settings()
-        self.timer = Timer(target, cache, options.seed, time.monotonic() + options.time_budget)
         with self.stage("load"):
             self.facts = self.facts_of(original)
             self.verifier = self.verifier_of(original, extra_cases)
+        self.timer = Timer(target, cache, options.seed, time.monotonic() + options.time_budget)
         self.notes += [f"verification input left out, the original fails on it: {s}" for s in self.verifier.skipped]
 
     def _rule_settings(self) -> dict[str, dict[str, Any]]:
