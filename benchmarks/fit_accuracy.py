@@ -12,7 +12,6 @@ the saved time is that of the layer's region, of one inference on one thread. Wr
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.honesty import top1
+from benchmarks.suite.figure import text
 from benchmarks.suite.trained import Shared
 from onnxtune.apply import apply
 from onnxtune.cache import Cache
@@ -138,9 +138,7 @@ def svg(results: dict[str, Any]) -> str:
         axes.set_xlabel("points of accuracy lost, fitted without data")
         axes.set_ylabel("points of accuracy lost, fitted with data")
         axes.legend()
-        out = io.StringIO()
-        drawing.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return out.getvalue()
+        return text(drawing)
 
 
 def main() -> None:

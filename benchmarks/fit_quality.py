@@ -24,6 +24,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.suite.trained import luma
 from onnxtune.calibrate import forms
 from onnxtune.calibrate.forms import Factors, Form
 from onnxtune.calibrate.moments import Accumulator, Array, Moments
@@ -69,9 +70,9 @@ def _enlarged(shared: Path, scale: int) -> NDArray[np.float32]:
             whole = Image.fromarray(photo)
             small = whole.resize((whole.width // scale, whole.height // scale), Image.Resampling.BICUBIC)
             again = small.resize((small.width * scale, small.height * scale), Image.Resampling.BICUBIC)
-            luma = (16 + np.asarray(again, np.float32) @ np.array([65.481, 128.553, 24.966], np.float32) / 255) / 255
-            for top in range(0, luma.shape[0] - 47, 48):
-                crops += [luma[top : top + 48, left : left + 48] for left in range(0, luma.shape[1] - 47, 48)]
+            bright = luma(again)
+            for top in range(0, bright.shape[0] - 47, 48):
+                crops += [bright[top : top + 48, left : left + 48] for left in range(0, bright.shape[1] - 47, 48)]
     return np.stack(crops)[:, None].astype(np.float32)
 
 
