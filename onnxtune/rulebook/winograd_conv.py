@@ -9,7 +9,7 @@ which is
 
     d_i    n depthwise Conv with stride m and the row B[i] as kernel (its zeros at both ends left out), Concat
     U_i    one Conv in n times the groups whose kernel has size 1 along the axis and stays as it is along the other
-    A      one Conv 1x1 from n to m channels on the map of all outputs, then the m phases are interleaved
+    A      one Conv 1 from n to m channels on the line of all outputs, then the m phases are interleaved
 
 A bias b adds to all outputs alike, as the product of the point 1 does: it goes there. An activation that ONNX
 Runtime computes inside of a Conv moves behind A, where it still can. Only along one axis: along both, the
@@ -83,7 +83,7 @@ def _proposal(facts: Facts, conv: Convolution, axis: int, m: int) -> Proposal:
     new = Builder(f"{conv.node.key}/{RULE}", facts.names, facts.opset)
     y = _inputs(new, conv, axis, algorithm, tiles, _length(facts, conv.x, axis))
     y = _products(new, y, conv, axis, algorithm)
-    y = replay(new, _outputs(new, y, conv, axis, algorithm, tiles), after)
+    y = replay(new, _outputs(new, y, conv, algorithm), after)
     y = _interleaved(new, y, conv, axis, m, tiles, out)
     region = [conv.node, *after]
     kernel = "x".join(map(str, conv.window.kernel))
@@ -136,13 +136,12 @@ def _products(new: Builder, d: str, conv: Convolution, axis: int, algorithm: Fas
     return add_conv(new, d, u, bias, window, conv.dtype, points * conv.group)
 
 
-def _outputs(new: Builder, u: str, conv: Convolution, axis: int, algorithm: Fast, tiles: int) -> str:
-    """The m phases of all channels, (N, m, M tiles, W') along the height, (N, m, M H', tiles) along the width."""
+def _outputs(new: Builder, u: str, conv: Convolution, algorithm: Fast) -> str:
+    """The m phases of all outputs, (N, m, M H' W' / m): on a line, since a map would be cut into blocks of channels."""
     m, points = algorithm.outputs.shape
-    map_ = [conv.out_channels * tiles, -1] if axis == HEIGHT else [-1, tiles]
-    u = new.Reshape(u, np.array([0, points, *map_], np.int64))
-    plain = Window((1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
-    return add_conv(new, u, algorithm.outputs.reshape(m, points, 1, 1), None, plain, conv.dtype)
+    u = new.Reshape(u, np.array([0, points, -1], np.int64))
+    line = Window((1,), (1,), (1,), (0,), (0,))
+    return add_conv(new, u, algorithm.outputs.reshape(m, points, 1), None, line, conv.dtype)
 
 
 def _interleaved(new: Builder, y: str, conv: Convolution, axis: int, m: int, tiles: int, out: int) -> str:
