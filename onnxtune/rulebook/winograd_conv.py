@@ -18,7 +18,7 @@ products fall once more, but the transforms and the weights grow faster than tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ from onnxtune.winograd import Fast, fast
 
 RULE = "winograd_conv"
 HEIGHT, WIDTH = 0, 1
+NEARLY = 1.07
+"""How many times the least products smaller tiles may take: their transforms are shorter, and lose fewer digits."""
 
 
 def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | Decline]:
@@ -51,7 +53,7 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
             yield Decline(RULE, node.key, why)
             continue
         assert isinstance(conv, Convolution), "else there is a reason"
-        for m in (m for m in sizes if 2 <= m <= _length(facts, conv.y, axis)):
+        if m := _tile(weight[2 + axis], _length(facts, conv.y, axis), sizes):
             yield _proposal(facts, conv, axis, m)
 
 
@@ -66,6 +68,12 @@ def _why_not(facts: Facts, conv: Convolution, axis: int) -> str:
     if not _length(facts, conv.x, axis) or not _length(facts, conv.y, axis):
         return f"the {along} is not known"
     return ""
+
+
+def _tile(taps: int, out: int, sizes: Sequence[int]) -> int:
+    """Outputs of a tile: as few products as may be, and of nearly as few the least sums. 0: the map is too small."""
+    products = {m: -(-out // m) * (m + taps - 1) for m in sorted(sizes) if 2 <= m <= out}
+    return next((m for m, n in products.items() if n <= NEARLY * min(products.values())), 0)
 
 
 def _length(facts: Facts, tensor: str, axis: int) -> int:
