@@ -97,8 +97,7 @@ def _proposal(facts: Facts, conv: Convolution, axis: int, m: int) -> Proposal:
     kernel = "x".join(map(str, conv.window.kernel))
     title = f"Conv {kernel} -> Winograd F({m}, {r}) along the {('height', 'width')[axis]}"
     outputs = {region[-1].outputs[0]: y}
-    chosen = {"m": m}
-    return Proposal(RULE, title, frozenset(n.key for n in region), new.finish(outputs), settings=chosen)
+    return Proposal(RULE, title, frozenset(n.key for n in region), new.finish(outputs))
 
 
 def _inputs(new: Builder, conv: Convolution, axis: int, algorithm: Fast, tiles: int, size: int) -> str:
