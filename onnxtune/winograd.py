@@ -10,9 +10,6 @@ signal processing, chapter 5):
 
 A row of B^T times a number and the row of G divided by it leave y as it is: B^T is made of whole numbers.
 Rounding grows with the size of the points; up to eight of them it is a few units in the last place.
-
-With a stride s, y[k] = sum over j of d[s k + j] g[j], every s-th input meets every s-th tap: the sum over the phases
-p = 0 .. s - 1 of plain filters of d[p + s k] with the taps g[p + s j], each with its own algorithm.
 """
 
 from __future__ import annotations
@@ -34,8 +31,7 @@ Matrix = list[list[Fraction]]
 
 @dataclass(frozen=True, eq=False)
 class Fast:
-    """`inputs`: B^T, (n, s (m - 1) + r). `filter`: G, (n, r). `outputs`: A^T, (m, n). float64, `inputs` whole
-    numbers. Without a stride n = m + r - 1."""
+    """`inputs`: B^T, (n, n). `filter`: G, (n, r). `outputs`: A^T, (m, n). float64, `inputs` whole numbers."""
 
     inputs: NDArray[np.float64]
     filter: NDArray[np.float64]
@@ -48,29 +44,8 @@ class Fast:
 
 
 @cache
-def fast(m: int, r: int, stride: int = 1) -> Fast:
-    """The algorithm F(m, r) with 3 to MOST points in its first phase. Raises ValueError for others."""
-    if stride == 1:
-        return _plain(m, r)
-    phases = [
-        (p, _plain(m, taps) if taps > 1 else _single(m)) for p in range(stride) if (taps := -(-(r - p) // stride)) > 0
-    ]
-    count = sum(len(f.inputs) for _, f in phases)
-    inputs, filters = np.zeros((count, stride * (m - 1) + r)), np.zeros((count, r))
-    row = 0
-    for p, phase in phases:
-        rows = slice(row, row := row + len(phase.inputs))
-        inputs[rows, p : p + stride * phase.inputs.shape[1] : stride] = phase.inputs
-        filters[rows, p::stride] = phase.filter
-    return Fast(inputs, filters, np.hstack([phase.outputs for _, phase in phases]))
-
-
-def _single(m: int) -> Fast:
-    """One tap: there is nothing to save."""
-    return Fast(np.eye(m), np.ones((m, 1)), np.eye(m))
-
-
-def _plain(m: int, r: int) -> Fast:
+def fast(m: int, r: int) -> Fast:
+    """The algorithm F(m, r), 3 to MOST points. Raises ValueError for others."""
     n = m + r - 1
     if m < 1 or r < 1 or not 3 <= n <= MOST:
         raise ValueError(f"F({m}, {r}) takes {n} points, not 3 to {MOST}")

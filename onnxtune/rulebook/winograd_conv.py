@@ -1,13 +1,13 @@
 """A convolution by Winograd's fast filters along one axis or both, written in ONNX operators.
 
-Along an axis, m outputs of an r-tap filter take n < m r products (onnxtune/winograd.py), m + r - 1 without stride:
+Along an axis, m outputs of an r-tap filter take n = m + r - 1 products in place of m r (onnxtune/winograd.py):
 
     y[m t + k] = sum over i of A[k, i] (sum over the other axis and the channels of U_i * d_i)[t]
-    d_i[t] = sum over j of B[i, j] x[s m t + j - pad]      U_i = sum over j of G[i, j] w[j]      s: stride
+    d_i[t] = sum over j of B[i, j] x[m t + j - pad]        U_i = sum over j of G[i, j] w[j]
 
 and along both, with pairs of i. Which is
 
-    d      for each axis: n depthwise Conv with stride s m and a row of B as kernel (without its zeros), Concat
+    d      for each axis: n depthwise Conv with stride m and a row of B as kernel (without its zeros), Concat
     U * d  one Conv in as many times the groups as there are products; its kernel has size 1 along the axis
     A      for each axis: one Conv 1 from n to m channels on the line of all tiles and channels (a map would be cut
            into blocks of channels), and a Transpose that puts the m outputs of each tile side by side
@@ -47,7 +47,6 @@ class Tiling:
 
     axis: int
     algorithm: Fast
-    stride: int
     size: int
     out: int
 
@@ -55,11 +54,6 @@ class Tiling:
     def m(self) -> int:
         """Outputs of one tile."""
         return int(self.algorithm.outputs.shape[0])
-
-    @property
-    def step(self) -> int:
-        """From one tile to the next, in inputs."""
-        return self.m * self.stride
 
     @property
     def points(self) -> int:
@@ -76,7 +70,7 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
         weight = facts.size(node.input(1)) if node.is_op("Conv") else None
         if weight is None or len(weight) != 4 or min(weight[:2]) < settings["channels"]:
             continue
-        long = [a for a in (0, 1) if weight[2 + a] > 2]
+        long = [a for a in (0, 1) if 3 <= weight[2 + a] < max(settings["points"])]
         if not long:
             continue
         conv = convolution(facts, node)
@@ -102,8 +96,8 @@ def _tilings(facts: Facts, conv: Convolution, axes: Sequence[int], points: Seque
 def _why_not(facts: Facts, conv: Convolution, axis: int) -> str:
     if conv.dtype.itemsize < 4:
         return f"{conv.dtype} rounds too coarsely for the transforms"
-    if conv.window.strides[axis] >= conv.window.kernel[axis]:
-        return f"stride {conv.window.strides[axis]} along the {AXES[axis]}: no two outputs share an input"
+    if conv.window.strides[axis] != 1:
+        return f"stride {conv.window.strides[axis]} along the {AXES[axis]}"
     if conv.window.dilations[axis] != 1:
         return f"dilation {conv.window.dilations[axis]} along the {AXES[axis]}"
     if not _length(facts, conv.x, axis) or not _length(facts, conv.y, axis):
@@ -120,9 +114,9 @@ def _length(facts: Facts, tensor: str, axis: int) -> int:
 
 def _tiling(facts: Facts, conv: Convolution, axis: int, points: Sequence[int]) -> Tiling | None:
     """Tiles that take as few products as may be, and of nearly as few the least sums; None: the map is too small."""
-    taps, stride, out = conv.window.kernel[axis], conv.window.strides[axis], _length(facts, conv.y, axis)
-    sizes = [m for m in sorted(n + 1 - -(-taps // stride) for n in points) if 2 <= m <= out]
-    found = [Tiling(axis, fast(m, taps, stride), stride, _length(facts, conv.x, axis), out) for m in sizes]
+    taps, out = conv.window.kernel[axis], _length(facts, conv.y, axis)
+    sizes = sorted(n - taps + 1 for n in points)
+    found = [Tiling(axis, fast(m, taps), _length(facts, conv.x, axis), out) for m in sizes if 2 <= m <= out]
     least = min((t.tiles * t.points for t in found), default=0)
     return next((t for t in found if t.tiles * t.points <= NEARLY * least), None)
 
@@ -139,7 +133,6 @@ def _proposal(facts: Facts, conv: Convolution, tilings: Sequence[Tiling]) -> Pro
     y = _outputs(new, y, conv, tilings, after)
     region = [conv.node, *after]
     form = " and ".join(f"F({t.m}, {conv.window.kernel[t.axis]}) along the {AXES[t.axis]}" for t in tilings)
-    form += f", stride {tilings[0].stride}" if tilings[0].stride > 1 else ""
     title = f"Conv {'x'.join(map(str, conv.window.kernel))} -> Winograd {form}"
     outputs = {region[-1].outputs[0]: y}
     return Proposal(RULE, title, frozenset(n.key for n in region), new.finish(outputs))
@@ -150,35 +143,24 @@ def _inputs(new: Builder, x: str, channels: int, conv: Convolution, tiling: Tili
     axis, pad = tiling.axis, conv.window.begin[tiling.axis]
     made = []
     for row in tiling.algorithm.inputs:
-        taps, first, step = _tight(row, pad)
-        end = _end(taps, first, step, tiling, pad)
-        if end <= -tiling.step:  # one window too many would fit
-            taps, first, step = row[first:], first, 1
-            end = _end(taps, first, step, tiling, pad)
-        pads = _on(axis, pad - first, 0), _on(axis, max(end, 0), 0)
-        window = Window(_on(axis, len(taps)), _on(axis, tiling.step), _on(axis, step), *pads)
+        taps, first, step = _tight(row)
+        if first > pad:  # a Conv cannot leave out the map's first rows
+            taps, first, step = row[pad:], pad, 1
+        reach = (len(taps) - 1) * step + 1
+        end = max((tiling.tiles - 1) * tiling.m + reach - tiling.size - (pad - first), 0)
+        begin = _on(axis, pad - first, 0)
+        window = Window(_on(axis, len(taps)), _on(axis, tiling.m), _on(axis, step), begin, _on(axis, end, 0))
         kernel = np.broadcast_to(taps.reshape(1, 1, *window.kernel), (channels, 1, *window.kernel))
         made.append(add_conv(new, x, kernel, None, window, conv.dtype, channels))
     return str(new.Concat(*made, axis=1))
 
 
-def _tight(row: NDArray[np.float64], pad: int) -> tuple[NDArray[np.float64], int, int]:
-    """A row without zeros at both ends and in regular gaps: taps, the first one's place, dilation.
-
-    Not later than `pad`: a Conv cannot leave out the map's first rows.
-    """
+def _tight(row: NDArray[np.float64]) -> tuple[NDArray[np.float64], int, int]:
+    """The taps without zeros at both ends and, where every other one is zero, between: taps, first one, dilation."""
     used = np.flatnonzero(row)
     first, last = int(used[0]), int(used[-1])
-    if first > pad:
-        return row[pad : last + 1], pad, 1
-    step = math.gcd(*(int(i) - first for i in used)) or 1
+    step = 2 if last > first and (last - first) % 2 == 0 and not row[first + 1 : last : 2].any() else 1
     return row[first : last + 1 : step], first, step
-
-
-def _end(taps: NDArray[np.float64], first: int, step: int, tiling: Tiling, pad: int) -> int:
-    """Pads after the map for the last tile; below zero: rows that are not read."""
-    reach = (len(taps) - 1) * step + 1
-    return (tiling.tiles - 1) * tiling.step + reach - tiling.size - (pad - first)
 
 
 def _products(new: Builder, d: str, conv: Convolution, tilings: Sequence[Tiling]) -> str:
@@ -189,8 +171,8 @@ def _products(new: Builder, d: str, conv: Convolution, tilings: Sequence[Tiling]
         u = np.expand_dims(u, u.ndim - 1 + tiling.axis)
     own, products = conv.window, math.prod(t.points for t in tilings)
     along = [t.axis for t in tilings]
-    kernel, strides = _without(own.kernel, along, 1), _without(own.strides, along, 1)
-    window = Window(kernel, strides, own.dilations, _without(own.begin, along, 0), _without(own.end, along, 0))
+    kernel, begin, end = (_without(v, along, least) for v, least in ((own.kernel, 1), (own.begin, 0), (own.end, 0)))
+    window = Window(kernel, own.strides, own.dilations, begin, end)
     u = u.reshape(products * conv.out_channels, conv.weight.shape[1], *kernel)
     bias = None
     if conv.bias is not None:

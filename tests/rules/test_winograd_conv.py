@@ -92,20 +92,8 @@ def test_complete_on_impulses(points: int) -> None:
     assert_affine_equal(RULE, proto, settings={**FEW, "points": [points]})
 
 
-@pytest.mark.parametrize("pads", ["[1, 1, 1, 1]", "[0, 0, 0, 0]", "[2, 0, 1, 3]", "[0, 1, 6, 5]"])
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (4, 2), (4, 3), (5, 2), (7, 2), (7, 3)])
-def test_strides(kernel: int, stride: int, pads: str) -> None:
-    options = {**FEW, "points": [2 + -(-kernel // stride)]}
-    nodes = conv(f"strides = [{stride}, {stride}], pads = {pads}")
-    proto = net(nodes, kernel=(kernel, kernel), shape="N, 16, 25, 22")
-    assert_rewrites(RULE, proto, settings=options, sizes={"x": (2, 16, 25, 22)}, count=2)
-    nodes = conv(f"strides = [{stride}, 1], pads = {pads}")
-    proto = net(nodes, kernel=(kernel, 1), shape="1, 2, 19, 2", channels=2, outputs=1)
-    assert_affine_equal(RULE, proto, settings=options)
-
-
 def test_stride_and_dilation_along_the_other_axis() -> None:
-    for attributes in ("strides = [1, 3]", "dilations = [1, 2]", "strides = [3, 1]", "dilations = [3, 1]"):
+    for attributes in ("strides = [1, 2]", "dilations = [1, 2]", "strides = [2, 1]", "dilations = [3, 1]"):
         assert_rewrites(RULE, net(conv(attributes)), sizes=SIZES, count=1)
     for attributes in ('auto_pad = "SAME_UPPER"', 'auto_pad = "VALID"'):
         assert_rewrites(RULE, net(conv(attributes)), sizes=SIZES, count=2)
@@ -153,10 +141,10 @@ def test_without_bias() -> None:
 @pytest.mark.parametrize(
     ("proto", "reason"),
     [
-        (net(conv("strides = [3, 3]")), "stride 3 along the height: no two outputs"),
+        (net(conv("strides = [2, 2]")), "stride 2 along the height"),
         (net(conv("strides = [1, 3]"), kernel=(1, 3)), "stride 3 along the width"),
         (net(conv("dilations = [2, 2]")), "dilation 2 along the height"),
-        (net(conv("strides = [3, 1]"), kernel=(3, 1)), "stride 3 along the height"),
+        (net(conv("strides = [2, 1]"), kernel=(3, 1)), "stride 2 along the height"),
         (net(shape="N, 16, H, W"), "the height is not known"),
         (net(kernel=(1, 3), shape="N, 16, 13, W"), "the width is not known"),
         (net(out="float16[N, C, P, Q] y", dtype=np.float16), "float16 rounds too coarsely"),
@@ -185,8 +173,7 @@ def test_fewer_channels_when_asked_for() -> None:
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
-    kernel=st.tuples(st.integers(3, 7), st.integers(1, 4)),
-    turned=st.booleans(),
+    kernel=st.tuples(st.integers(3, 7), st.integers(1, 4)).flatmap(st.permutations).map(tuple),
     pads=st.lists(st.integers(0, 4), min_size=4, max_size=4),
     strides=st.sampled_from([[1, 1], [1, 2], [2, 1]]),
     dilations=st.sampled_from([[1, 1], [1, 2], [2, 1]]),
@@ -196,7 +183,6 @@ def test_fewer_channels_when_asked_for() -> None:
 )
 def test_random_parameters(
     kernel: tuple[int, int],
-    turned: bool,
     pads: list[int],
     strides: list[int],
     dilations: list[int],
@@ -204,13 +190,12 @@ def test_random_parameters(
     size: tuple[int, int],
     points: int,
 ) -> None:
-    kernel = kernel[::-1] if turned else kernel
     points = max(points, max(kernel) + 1)
     out = [n + a + b - d * (k - 1) for n, a, b, d, k in zip(size, pads, pads[2:], dilations, kernel, strict=False)]
     if min(out) < 1:
         return
     axes = zip(kernel, strides, dilations, out, strict=True)
-    fit = [2 <= points + 1 - -(-k // s) <= -(-n // s) for k, s, d, n in axes if k > 2 and d == 1]
+    fit = [n >= points - k + 1 for k, s, d, n in axes if k > 2 and s == d == 1]
     nodes = conv(f"pads = {pads}, strides = {strides}, dilations = {dilations}, group = {group}")
     settings = {**FEW, "points": [points]}
     sizes = {"x": (2, 4, *size)}
