@@ -78,7 +78,7 @@ def test_json_alone_on_stdout(model: Path, capsys: pytest.CaptureFixture[str]) -
     assert report["settings"]["threads"] == 1
     kept = [o for o in report["outcomes"] if o["kind"] == "kept"]
     assert [o["rewrite"]["rule"] for o in kept] == ["replace_lrn"]
-    assert len(report["comparison"]["before"]) == len(report["comparison"]["after"]) > 10
+    assert min(len(report["comparison"][side]) for side in ("before", "after")) > 10  # what was disturbed is left out
 
 
 def test_json_file_and_quiet(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ for line in tomllib.loads(Path("pyproject.toml").read_text())["project"]["depend
 PYTHON
 cat "$environment/oldest.txt" >&2
 pip install --quiet --only-binary :all: -r "$environment/oldest.txt"
-pip install --quiet pytest pytest-xdist hypothesis jsonschema pillow
+pip install --quiet pytest pytest-xdist hypothesis jsonschema matplotlib pillow
 export PYTHONPATH=$PWD
 
 python -m onnxtune --version
