@@ -377,6 +377,17 @@ def test_inputs_that_are_no_tensors(tmp_path: Path, capsys: pytest.CaptureFixtur
         _one_line(capsys, "input 'x' is a sequence; only tensors can be fed", str(path.name))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_an_interrupt_after_the_end_changes_nothing() -> None:
+    script = (
+        "import atexit, os, signal, sys\nfrom onnxtune.cli import main\nsys.argv = ['onnxtune', 'rules', 'list']\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pad_channels" in done.stdout
+
+
 def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys\nfrom onnxtune.cli import main\n"

@@ -100,6 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
     interrupts = _counted_interrupts() if arguments is None else []
     try:
         code = cli.main(words, prog_name="onnxtune", standalone_mode=False)
+        if arguments is None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: Ctrl-C while Python ends changes nothing
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=False)
