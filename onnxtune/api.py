@@ -14,9 +14,9 @@ from typing import Any, get_args
 
 import onnx
 
+from onnxtune import isolated, provenance
 from onnxtune import model as models
-from onnxtune import provenance
-from onnxtune.cache import Cache, cache_path
+from onnxtune.cache import Cache, cache_path, fits_path
 from onnxtune.calibrate.dataset import open_dataset
 from onnxtune.calibrate.points import Calibration, Point, described
 from onnxtune.calibrate.points import pareto as front
@@ -32,6 +32,7 @@ from onnxtune.ranges import check_inside, checked_ranges
 from onnxtune.report import Report
 from onnxtune.rule import Rule
 from onnxtune.runtime import Target, resolve
+from onnxtune.sizes import unfed
 from onnxtune.tune import DecideFunction, NotifyFunction, Objective, Options, tune
 
 HEAD_RULE = "replace_fc_head"
@@ -92,6 +93,7 @@ def optimize(
     cache: bool | Path = True,
     notify: NotifyFunction | None = None,
     decide: DecideFunction | None = None,
+    isolate: bool = False,
 ) -> Result:
     """Rewrite a CNN so that it runs faster on ONNX Runtime, or give it back as it was.
 
@@ -140,6 +142,10 @@ def optimize(
         notify: called with (stage, done, total) as work proceeds.
         decide: called with every decision when it falls: a Kept, Rejected or Decline of `onnxtune.report`, or a remark
             in words. What is kept may be dropped later; the report has the last word.
+        isolate: do the work in a child process, as the command line does: when ONNX Runtime, a provider's compiler
+            or a rule's library aborts, the candidate or rule is left out and the work starts again; `decide` hears
+            of it. Arguments must be plain data (functions are named as `module:function`). By default the work is
+            done in this process, and a crash ends it.
 
     Returns:
         Result with `.model` (ModelProto), `.report`, `.save(path)`.
@@ -148,8 +154,14 @@ def optimize(
         ModelError: the file is missing, not ONNX, or ONNX Runtime cannot run it.
         DataError: calibration data or labels cannot be used.
         ProviderError: the provider does not work here. UsageError: an argument does not fit.
+        OnnxtuneError: with `isolate`, the child died of what could not be left out.
     """
-    call = _call(locals())
+    given = dict(locals())
+    call = _call(given)
+    if isolate:
+        arguments = {k: v for k, v in given.items() if k not in ("notify", "decide", "isolate")}
+        done, report = isolated.optimize(arguments, {"notify": notify, "decide": decide})
+        return Result(done.proto, replace(report, reproduce=call), done)
     _check_numbers(min_speedup=min_speedup, rtol=rtol, atol=atol, time_budget=time_budget, threads=threads, seed=seed)
     loaded = models.load(model)
     available = catalog([Path(r) for r in rules], plugins=plugins)
@@ -197,7 +209,7 @@ def optimize(
                 raise UsageError(f"confidence must be from 0.5 to below 1, not {confidence:g}")
             source = os.fspath(calibration_data)
             data = stack.enter_context(open_dataset(source, loaded, preprocess=how, labels=_path(labels)))
-            fits = FitStore(None if store.path is None else store.path.parent / "fits", resume=resume)
+            fits = FitStore(None if store.path is None else fits_path(store.path), resume=resume)
             heard = _heard(tried, tell)
             calibration = Calibration(data, str(max_drop), metric, confidence, fits, heard, crop_border)
         result, report = tune(
@@ -215,7 +227,7 @@ def optimize(
         _save_front(tried, folder)
     if calibration is not None:
         calibration.store.tidy()
-    if dynamic_size and report.status != "over budget":
+    if dynamic_size and report.status != "over budget" and unfed(loaded) is None:
         free = with_free_size(result, target, seed)
         said = f"the size stays fixed: {free}" if isinstance(free, str) else "height and width are free now"
         report = replace(report, notes=(*report.notes, said))
@@ -223,7 +235,7 @@ def optimize(
             entries = {k: v for k, v in provenance.read(result).items() if k not in ("version", "graph_sha256")}
             result = provenance.stamp(free, entries)
     report = replace(report, reproduce=call)
-    if measure and time_budget and report.status != "already tuned":
+    if measure and time_budget and "measured_sizes" in report.settings:  # else it came back at once
         report = _profiled(report, loaded, result, target, seed)
     return Result(result.proto, report, result)
 

@@ -47,6 +47,11 @@ def cache_path() -> Path:
     return Path(folder) / "measurements.sqlite"
 
 
+def fits_path(cache: Path) -> Path:
+    """The folder beside the measurements in which calibrated runs leave their fits (`calibrate.store`)."""
+    return cache.parent / "fits"
+
+
 class Cache:
     """Comparisons by key; in memory only when `path` is None. Safe for several processes at once."""
 

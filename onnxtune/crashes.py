@@ -1,12 +1,12 @@
 """What was under way when a native library brought the process down, so that the next process leaves it out.
 
-ONNX Runtime, a provider's compiler or a rule's own library may abort: no exception, the process is gone. The
-command line therefore runs its work in a child (`cli.supervise`) that notes here what it is about to try. When the
-child dies of a fault, the note says what it died of; that goes on a list, and a new child refuses what is on it
-like anything else that fails. A note is one small write into a file and costs some microseconds; nothing is run
-twice, and what is timed is timed as ever.
+ONNX Runtime, a provider's compiler or a rule's own library may abort: no exception, the process is gone. Work is
+therefore done in a child (`supervise`: by the command line always, by the Python API where it is asked to) that notes
+here what it is about to try. When the child dies of a fault, the note says what it died of; that goes on a list, and a
+new child refuses what is on it like anything else that fails. A note is one small write into a file and costs some
+microseconds; nothing is run twice, and what is timed is timed as ever.
 
-Without a supervisor (the Python API) there is no folder for notes, and nothing happens here.
+Without a supervisor there is no folder for notes, and nothing happens here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
+if TYPE_CHECKING:  # the supervisor, which only waits, need not load it
+    import onnx
 
 FOLDER = "ONNXTUNE_CRASH_NOTES"
 """Environment variable in which the supervisor names the folder of the notes."""

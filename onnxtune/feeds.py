@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from onnxtune.shapes import Shape, TensorInfo, describe
 from onnxtune.sizes import spatial_axes
 
 Feeds = dict[str, NDArray[Any]]
+CHUNK = 2**20
+"""Numbers that are drawn at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,7 @@ def _cases(model: Model, sizes: Mapping[str, tuple[int, ...]], seed: int) -> Ite
     plain = random_feeds(model, sizes, seed)
     rng = np.random.default_rng(seed + 1)
     yield Case("normal", plain)
-    yield Case("uniform [0, 1)", _each(plain, lambda a: rng.random(a.shape)))
+    yield Case("uniform [0, 1)", _each(plain, lambda a: _drawn(rng.random, a.shape, a.dtype)))
     yield Case("ones", _each(plain, np.ones_like))
     yield Case("zeros", _each(plain, np.zeros_like))
     yield Case("normal x 1000", _each(plain, lambda a: a * 1000))
@@ -121,7 +124,16 @@ def _normal(info: TensorInfo, shape: tuple[int, ...], rng: np.random.Generator) 
         return np.asarray(rng.integers(0, 2, shape), bool)
     if dtype.kind == "O":
         return np.full(shape, "a", object)
-    return np.asarray(rng.standard_normal(shape), dtype)
+    return _drawn(rng.standard_normal, shape, dtype)
+
+
+def _drawn(draw: Callable[[int], NDArray[np.float64]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """What `draw` gives for the shape, without ever holding all of it as 64-bit numbers."""
+    values = np.empty(math.prod(shape), dtype)
+    for start in range(0, values.size, CHUNK):
+        part = values[start : start + CHUNK]
+        part[...] = draw(part.size)
+    return values.reshape(shape)
 
 
 def _each(feeds: Feeds, change: Any) -> Feeds:

@@ -20,6 +20,7 @@ from onnx import TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnxtune.crashes import trying
+from onnxtune.domains import contradiction, spelt_out, unify
 from onnxtune.errors import ModelError, one_line
 from onnxtune.external import span
 from onnxtune.wellformed import fault, tensors
@@ -80,6 +81,7 @@ class Model:
             raise ModelError("it changes the model's inputs or outputs")
         proto = onnx.ModelProto()
         proto.CopyFrom(changed)
+        unify(proto)
         for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
             setattr(proto, field, getattr(self.proto, field))
         del proto.metadata_props[:], proto.graph.input[:], proto.graph.output[:]
@@ -145,11 +147,11 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
     if isinstance(source, Model):
         return source
     if isinstance(source, onnx.ModelProto):
-        model = Model(source)
-        if problem := fault(source):
+        if problem := fault(source) or contradiction(source):
             raise ModelError(f"model: not a valid ONNX model ({problem})")
         if any(uses_external_data(t) for t in tensors(source.graph)):
             raise ModelError("model: its weights are external data; load them first or give the path")
+        model = Model(_unified(source))
         _check(model)
     else:
         with trying("file", os.fspath(source)):
@@ -157,6 +159,16 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
             _check(model)
     LOG.info("%s: %d nodes, opset %d", model.name, len(model.proto.graph.node), model.opset)
     return model
+
+
+def _unified(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """With one name of the default domain; a copy where that changes anything."""
+    if not spelt_out(proto):
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    unify(copy)
+    return copy
 
 
 def _read(path: Path) -> Model:
@@ -177,9 +189,10 @@ def _read(path: Path) -> Model:
         raise ModelError(f"{path}: not an ONNX model, or truncated (protobuf cannot be decoded)") from None
     if not proto.ir_version or not proto.HasField("graph"):
         raise ModelError(f"{path}: not an ONNX model (no graph in it)")
-    problem = fault(proto)
+    problem = fault(proto) or contradiction(proto)
     if problem:
         raise ModelError(f"{path}: not a valid ONNX model ({problem})")
+    unify(proto)
     apart = [t for t in tensors(proto.graph) if uses_external_data(t)]
     _load_external(apart, path)
     return Model(proto, path.name, path, bool(apart))

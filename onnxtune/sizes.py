@@ -23,6 +23,14 @@ INPUT_LIMIT = 2**30
 """Bytes that all inputs of one inference may take: a shape is quickly written down, and feeds are made of it."""
 
 
+KINDS = {
+    "sequence_type": "a sequence",
+    "optional_type": "an optional value",
+    "map_type": "a map",
+    "sparse_tensor_type": "a sparse tensor",
+}
+
+
 @dataclass(frozen=True)
 class Binding:
     """Concrete input shapes, and for each dimension that had to be assumed a phrase saying so."""
@@ -52,6 +60,23 @@ def bind(model: Model, given: Sizes | None = None) -> Binding:
     Raises UsageError when a given name or size contradicts the model, or when an input's rank is
     unknown and not given; ModelError when an input's type cannot be fed (sequence, map).
     """
+    reason = unfed(model)
+    if reason:
+        raise ModelError(f"{model.name}: {reason}")
+    return bind_tensors(model, given)
+
+
+def unfed(model: Model) -> str | None:
+    """Why the model cannot be run here, in words: an input that is no tensor. None where all are."""
+    for value in model.inputs:
+        if describe(value) is None:
+            kind = KINDS.get(value.type.WhichOneof("value") or "", "not a tensor")
+            return f"input '{value.name}' is {kind}; only tensors can be fed"
+    return None
+
+
+def bind_tensors(model: Model, given: Sizes | None = None) -> Binding:
+    """As `bind`, for those inputs that are tensors."""
     given = {name: tuple(shape) for name, shape in (given or {}).items()}
     unknown = given.keys() - {i.name for i in model.inputs}
     if unknown:
@@ -60,24 +85,20 @@ def bind(model: Model, given: Sizes | None = None) -> Binding:
     sizes: dict[str, tuple[int, ...]] = {}
     assumed: list[str] = []
     values: dict[str, int] = {}
-    for value in model.inputs:
-        info = describe(value)
-        if info is None:
-            raise ModelError(f"{model.name}: input '{value.name}' is not a tensor; such models are not supported")
+    tensors = [(value, info) for value in model.inputs if (info := describe(value)) is not None]
+    for value, info in tensors:
         if value.name in given:
             _check(model, value.name, info.shape, given[value.name])
             for dim, size in zip(info.shape or (), given[value.name], strict=False):
                 if isinstance(dim, str):
                     values.setdefault(dim, size)
-    for value in model.inputs:
-        info = describe(value)
-        shape = info.shape if info else None
+    for value, info in tensors:
         if value.name in given:
             sizes[value.name] = given[value.name]
-        elif shape is None:
+        elif info.shape is None:
             raise UsageError(f"{model.name}: input '{value.name}' has no declared rank; give --input-shapes")
         else:
-            sizes[value.name] = _fill(value.name, shape, values, assumed)
+            sizes[value.name] = _fill(value.name, info.shape, values, assumed)
     _refuse_huge(model, sizes)
     return Binding(sizes, tuple(assumed))
 
@@ -85,8 +106,9 @@ def bind(model: Model, given: Sizes | None = None) -> Binding:
 def _refuse_huge(model: Model, sizes: Sizes) -> None:
     total = 0
     for value in model.inputs:
-        kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        total += math.prod(sizes[value.name]) * int(kind.itemsize)
+        if value.name in sizes:
+            kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            total += math.prod(sizes[value.name]) * int(kind.itemsize)
     if total > INPUT_LIMIT:
         largest = max(sizes, key=lambda name: math.prod(sizes[name]))
         shown = "x".join(map(str, sizes[largest]))

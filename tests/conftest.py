@@ -13,6 +13,27 @@ from onnxtune.measure import Plan
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/, behind everything: onnxtune is the one installed
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sample", type=int, metavar="N", help="run about N tests of each file, spread over it")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of each file the first, the last, and others at equal distances. (Files begin with where a rule fires.)"""
+    count = config.getoption("--sample")
+    if count is None:
+        return
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    kept: list[pytest.Item] = []
+    for found in files.values():
+        last, steps = len(found) - 1, max(count - 1, 1)
+        kept += [found[i] for i in sorted({round(k * last / steps) for k in range(count)})]
+    chosen = {id(item) for item in kept}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
+    items[:] = kept
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's measurements."""

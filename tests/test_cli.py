@@ -11,7 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxtune.calibrate.store import FitStore
 from onnxtune.cli import main
+from onnxtune.proposal import Fragment
 from onnxtune.testing import model_of
 
 
@@ -76,7 +78,7 @@ def test_json_alone_on_stdout(model: Path, capsys: pytest.CaptureFixture[str]) -
     assert report["settings"]["threads"] == 1
     kept = [o for o in report["outcomes"] if o["kind"] == "kept"]
     assert [o["rewrite"]["rule"] for o in kept] == ["replace_lrn"]
-    assert len(report["comparison"]["before"]) == len(report["comparison"]["after"]) > 10
+    assert min(len(report["comparison"][side]) for side in ("before", "after")) > 10  # what was disturbed is left out
 
 
 def test_json_file_and_quiet(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,8 +341,51 @@ def test_doctor_and_cache(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor") == 0
     assert "works        CPUExecutionProvider" in capsys.readouterr().out
     assert run("cache", "info") == 0
-    assert "0 measurements" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "0 measurements" in out
+    assert "0 fits" in out
     assert run("cache", "clear") == 0
+    assert capsys.readouterr().out == "0 measurements and 0 fits dropped, 0.00 MB\n"
+
+
+def test_clearing_the_cache_takes_the_fits_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weight = onnx.numpy_helper.from_array(np.zeros((64, 64), np.float32), "w")
+    folder = tmp_path / "cache" / "fits"
+    FitStore(folder).get("k", lambda: (Fragment((onnx.helper.make_node("Mul", ["x", "w"], ["y"]),), (weight,)), 0.5))
+    (folder / "large.weight").write_bytes(bytes(1_000_000))
+    (folder / "somebody's own").write_text("stays")
+    assert run("cache", "info") == 0
+    assert "1 fits, 1.02 MB" in capsys.readouterr().out
+    assert run("cache", "clear") == 0
+    assert capsys.readouterr().out == "0 measurements and 1 fits dropped, 1.02 MB\n"
+    assert [p.name for p in folder.iterdir()] == ["somebody's own"]
+
+
+def test_inputs_that_are_no_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """optimize gives the original back and says why; the other commands cannot do anything."""
+    text = "g (seq(float[2, 4]) x) => (float[A, 4] y) { y = ConcatFromSequence <axis = 0> (x) }"
+    path, report = tmp_path / "m.onnx", tmp_path / "r.json"
+    onnx.save(model_of(text, {}), path)
+    assert run("optimize", path, "--providers", "cpu", "--dynamic-size", "--json", report) == 0
+    assert "nothing was tried: input 'x' is a sequence" in capsys.readouterr().out
+    assert onnx.load(path.with_suffix(".tuned.onnx")) == onnx.load(path)
+    assert json.loads(report.read_text())["status"] == "nothing to gain"
+    assert run("optimize", path, "--providers", "cpu", "--strict", "--dry-run") == 1
+    capsys.readouterr()
+    for words in (["bench", path], ["check", path], ["compare", path, path]):
+        assert run(*words, "--providers", "cpu") == 3
+        _one_line(capsys, "input 'x' is a sequence; only tensors can be fed", str(path.name))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_an_interrupt_after_the_end_changes_nothing() -> None:
+    script = (
+        "import atexit, os, signal, sys\nfrom onnxtune.cli import main\nsys.argv = ['onnxtune', 'rules', 'list']\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pad_channels" in done.stdout
 
 
 def test_help_imports_nothing_heavy() -> None:

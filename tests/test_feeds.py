@@ -10,6 +10,7 @@ import pytest
 
 from onnxtune.feeds import Case, cases, random_feeds
 from onnxtune.model import Model
+from onnxtune.testing import model_of
 
 
 def model(*inputs: str) -> Model:
@@ -144,3 +145,17 @@ def test_an_input_without_axes_is_an_array(kind: str) -> None:
     for case in cases(model(f"{kind} x"), {"x": ()}):
         assert isinstance(case.feeds["x"], np.ndarray), case.name
         assert case.feeds["x"].shape == ()
+
+
+def test_large_feeds_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers are those that one call gives."""
+    found = Model(model_of("g (float[5, 7] x, float16 z) => (float[5, 7] y) { y = Relu (x) }", {}))
+    sizes = {"x": (5, 7), "z": ()}
+    whole = list(cases(found, sizes))
+    monkeypatch.setattr("onnxtune.feeds.CHUNK", 4)
+    for one, other in zip(whole, cases(found, sizes), strict=True):
+        assert one.feeds["x"].dtype == np.float32
+        assert other.feeds["z"].shape == ()
+        np.testing.assert_array_equal(one.feeds["x"], other.feeds["x"])
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(whole[0].feeds["x"], rng.standard_normal((5, 7)).astype(np.float32))

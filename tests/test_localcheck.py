@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from runtimes import needs_deform_conv
 
 from onnxtune import localcheck
 from onnxtune.localcheck import check_region
@@ -154,6 +155,7 @@ def test_regions_too_large_for_the_reference(monkeypatch: pytest.MonkeyPatch) ->
     assert "region check" in verdict.reason
 
 
+@needs_deform_conv
 def test_a_deformable_convolution_is_left_to_onnx_runtime() -> None:
     """The reference would take minutes: it goes tap by tap in Python."""
     weight = np.random.default_rng(0).standard_normal((32, 32, 3, 3)).astype(np.float32)

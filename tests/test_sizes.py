@@ -7,7 +7,7 @@ import pytest
 
 from onnxtune.errors import ModelError, UsageError
 from onnxtune.model import Model
-from onnxtune.sizes import bind, parse_shapes, with_batch
+from onnxtune.sizes import bind, bind_tensors, parse_shapes, unfed, with_batch
 from onnxtune.testing import model_of
 
 
@@ -103,12 +103,14 @@ def test_unknown_rank_must_be_given() -> None:
     assert bind(found, {"x": (1, 2, 3)}).sizes == {"x": (1, 2, 3)}
 
 
-def test_what_is_no_tensor_cannot_be_fed() -> None:
-    found = model("float[N] x")
-    sequence = onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(1, [1]))
-    found.proto.graph.input[0].type.CopyFrom(sequence)
-    with pytest.raises(ModelError, match=r"m\.onnx: input 'x' is not a tensor"):
+@pytest.mark.parametrize(("kind", "word"), [("seq", "a sequence"), ("optional", "an optional value")])
+def test_what_is_no_tensor_cannot_be_fed(kind: str, word: str) -> None:
+    found = model(f"{kind}(float[N]) x, float[N, 3] z")
+    with pytest.raises(ModelError, match=rf"m\.onnx: input 'x' is {word}; only tensors can be fed"):
         bind(found)
+    assert unfed(found) == f"input 'x' is {word}; only tensors can be fed"
+    assert bind_tensors(found).sizes == {"z": (1, 3)}
+    assert bind_tensors(found, {"z": (4, 3)}).sizes == {"z": (4, 3)}
 
 
 def test_a_batch_for_throughput_where_the_model_leaves_it_open() -> None:

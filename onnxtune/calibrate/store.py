@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -31,7 +31,8 @@ from onnxtune.errors import DataError, one_line
 from onnxtune.later import Later
 from onnxtune.proposal import Fragment
 
-SUFFIX = ".fit"
+SUFFIX, WEIGHT, PART = ".fit", ".weight", ".part"
+"""A fit, a large weight of one, and either before it is whole."""
 LARGE = 2**23
 """Bytes from which a weight is not held in memory."""
 
@@ -60,6 +61,30 @@ class FitStore:
         for path in self._large:
             path.unlink(missing_ok=True)
         self._large.clear()
+
+    def info(self) -> Mapping[str, Any]:
+        """Where earlier runs have left fits, how many, and the bytes of all their files."""
+        files = self._files()
+        return {
+            "path": str(self.folder),
+            "entries": sum(f.suffix == SUFFIX for f in files),
+            "bytes": sum(f.stat().st_size for f in files),
+        }
+
+    def clear(self) -> int:
+        """Remove what runs have left in the folder; returns how many fits these were. Other files stay.
+
+        Raises OSError when a file cannot be removed.
+        """
+        files = self._files()
+        for path in files:
+            path.unlink(missing_ok=True)
+        return sum(f.suffix == SUFFIX for f in files)
+
+    def _files(self) -> list[Path]:
+        if self.folder is None or not self.folder.is_dir():
+            return []
+        return sorted(p for p in self.folder.iterdir() if p.suffix in (SUFFIX, WEIGHT, PART) and p.is_file())
 
     @cached_property
     def _scratch(self) -> _Scratch:
@@ -143,9 +168,9 @@ class _Home:
     def put(self, name: str, weight: onnx.TensorProto) -> Later:
         """Raises OSError."""
         values = numpy_helper.to_array(weight)
-        with _staged(self.folder / (name + ".weight")) as path:
+        with _staged(self.folder / (name + WEIGHT)) as path:
             values.tofile(path)
-        return self._later(self.folder / (name + ".weight"), weight)
+        return self._later(self.folder / (name + WEIGHT), weight)
 
     def known(self, name: str, described: onnx.TensorProto) -> Later:
         """What `put` has left. Raises ValueError when it is not whole."""
@@ -164,7 +189,7 @@ class _Home:
 def _staged(path: Path) -> Iterator[Path]:
     """A file that takes the place of `path` when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_suffix(f".{os.getpid()}.part")
+    staged = path.with_suffix(f".{os.getpid()}{PART}")
     try:
         yield staged
         staged.replace(path)

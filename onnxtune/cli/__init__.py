@@ -32,7 +32,7 @@ SUMMARIES = {
     "rules": "List the rewrites, or explain one.",
     "demo": "Run the main job on a small real CNN that comes with onnxtune.",
     "doctor": "Say which providers really work here, and what is missing.",
-    "cache": "Show or clear the measurement cache.",
+    "cache": "Show or clear measurements and fits.",
 }
 INTERRUPTED = 130
 LONGEST = 1500
@@ -91,7 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     debugging = any(w.startswith("-vv") for w in words)
     if arguments is None and words and words[0] in SUPERVISED and not {"-h", "--help"} & set(words):
-        from onnxtune.cli.supervise import follow_parent, is_child, supervise
+        from onnxtune.cli.child import supervise
+        from onnxtune.supervise import follow_parent, is_child
 
         if not is_child():
             sys.exit(supervise(words, lambda text: click.echo(f"onnxtune: {text}", err=True)))
@@ -99,6 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
     interrupts = _counted_interrupts() if arguments is None else []
     try:
         code = cli.main(words, prog_name="onnxtune", standalone_mode=False)
+        if arguments is None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: Ctrl-C while Python ends changes nothing
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=False)
@@ -148,7 +151,7 @@ def _say(message: str, code: int) -> None:
     line = "".join(c for c in " ".join(message.split())[:LONGEST] if c.isprintable())
     click.echo(f"onnxtune: {line}", err=True)
     if code == INTERRUPTED:
-        from onnxtune.cli.supervise import note_said
+        from onnxtune.cli.child import note_said
 
         note_said()
     sys.exit(code)

@@ -19,7 +19,7 @@ from onnxtune.numerics.difference import DATA, Difference, Tally
 from onnxtune.numerics.origin import Origin, find_origin
 from onnxtune.runtime import CPU, Level, Outputs, Session, Target
 from onnxtune.shapes import Shape, describe
-from onnxtune.sizes import Sizes
+from onnxtune.sizes import Sizes, unfed
 from onnxtune.verify import LEVELS, Tolerance, check, movement, sum_terms
 
 BATCH_VALUES = 2**22
@@ -145,8 +145,11 @@ def _counted(arrays: Sequence[NDArray[Any]], count: int) -> list[NDArray[Any]]:
 def check_same_interface(a: Model, b: Model) -> None:
     """The same names and element types of inputs and outputs, and no sizes that contradict each other.
 
-    Raises UsageError with one line that says what differs.
+    Raises UsageError with one line that says what differs; ModelError when inputs or outputs are no tensors.
     """
+    for model in (a, b):
+        if (reason := unfed(model)) is not None:
+            raise ModelError(f"{model.name}: {reason}")
     for what, ours, theirs in (("input", a.inputs, b.inputs), ("output", a.outputs, b.outputs)):
         mine, other = {v.name: v for v in ours}, {v.name: v for v in theirs}
         if mine.keys() != other.keys():
@@ -161,7 +164,7 @@ def check_same_interface(a: Model, b: Model) -> None:
 def _check_same(a: Model, b: Model, what: str, ours: onnx.ValueInfoProto, theirs: onnx.ValueInfoProto) -> None:
     first, second = describe(ours), describe(theirs)
     if first is None or second is None:
-        raise UsageError(f"{(a if first is None else b).name}: {what} is not a tensor; such models are not supported")
+        raise ModelError(f"{(a if first is None else b).name}: {what} is not a tensor; only tensors are compared")
     if first.elem_type != second.elem_type:
         kinds = [onnx.TensorProto.DataType.Name(i.elem_type).lower() for i in (first, second)]
         raise UsageError(f"{b.name}: {what} is {kinds[1]}, in {a.name} {kinds[0]}; only equal types compare")

@@ -15,5 +15,5 @@ def transform(proto: onnx.ModelProto, settings: Mapping[str, Any]) -> onnx.Model
         return None
     try:
         return version_converter.convert_version(proto, settings["opset"])
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:  # the second: older versions, at an operator they do not know
         return f"ONNX's version converter cannot convert it: {str(error).splitlines()[0]}"

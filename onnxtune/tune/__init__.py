@@ -19,9 +19,10 @@ from onnxtune.model import Model
 from onnxtune.report import Report
 from onnxtune.rule import Rule
 from onnxtune.runtime import Target
+from onnxtune.sizes import unfed
 from onnxtune.steps import prune_enabling
 from onnxtune.tune import calibrated, confirm, rounds, wholes
-from onnxtune.tune.finish import untouched
+from onnxtune.tune.finish import OWN, untouched
 from onnxtune.tune.options import DecideFunction, NotifyFunction, Objective, Options
 from onnxtune.tune.promise import promise
 from onnxtune.tune.run import Run
@@ -44,14 +45,17 @@ def tune(
 ) -> tuple[Model, Report]:
     """Rewrite `original` for `target`; returns the model to use (the original when nothing pays) and the report.
 
-    With `calibration`, calibrated rules may spend its budget. Raises ModelError when ONNX Runtime cannot load
-    or run the original on the target, DataError and UsageError for calibration data that do not fit it.
+    A model with inputs that cannot be fed comes back as it is. With `calibration`, calibrated rules may spend its
+    budget. Raises ModelError when ONNX Runtime cannot load or run the original on the target, DataError and
+    UsageError for calibration data that do not fit it.
     """
     settings = options.record(rules, target)
     if calibration is not None:
         settings["calibration"] = calibration.record()
     if provenance.is_own_result(original, settings):
-        return original, untouched(original, settings, options)
+        return original, untouched(original, settings, options, "already tuned", OWN)
+    if (reason := unfed(original)) is not None:
+        return original, untouched(original, settings, options, "nothing to gain", f"nothing was tried: {reason}")
     return _loop(Run(original, rules, target, options, cache, extra_cases, calibration, notify, settings, decide))
 
 

@@ -15,13 +15,14 @@ from onnxtune.memory import peak_bytes
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.report import Kept, ModelSummary, Rejected, Report, Status, describe
 from onnxtune.runtime import versions
-from onnxtune.sizes import bind
+from onnxtune.sizes import bind_tensors
 from onnxtune.steps import Step
 from onnxtune.tune.options import Options
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import why_kept
 
 LOG = logging.getLogger(__name__)
+OWN = "this model is onnxtune's own result under the same settings"
 
 
 def finish(
@@ -73,17 +74,19 @@ def _summary(facts: Facts) -> ModelSummary:
     )
 
 
-def untouched(model: Model, settings: Mapping[str, Any], options: Options) -> Report:
-    summary = _summary(Facts(model, bind(model, options.sizes).sizes))
+def untouched(model: Model, settings: Mapping[str, Any], options: Options, status: Status, note: str) -> Report:
+    """The report on a model that comes back at once; `note` says why."""
+    LOG.info("%s: %s (%s)", model.name, status, note)
+    summary = _summary(Facts(model, bind_tensors(model, options.sizes).sizes))
     return Report(
         model=model.name,
-        status="already tuned",
+        status=status,
         before=summary,
         after=summary,
         comparison=None,
         outcomes=(),
         verification={},
-        notes=("this model is onnxtune's own result under the same settings",),
+        notes=(note,),
         environment=versions(),
         settings=settings,
         seconds={},

@@ -37,7 +37,7 @@ from google.protobuf.message import Message
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 BATCH = 150
-SECONDS = 60
+SECONDS = 180
 """Longest that one case may take."""
 ADDRESSES = 12 * 2**30
 """Bytes of address space that a child may reserve (ONNX Runtime's libraries alone map some GB)."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from runtimes import opsets
 
 from onnxtune.testing import (
     assert_affine_equal,
@@ -77,7 +78,7 @@ def test_convolution(given_attributes: str, size: str, expected: dict[str, list[
         assert attributes(assert_rewrites(RULE, proto, sizes=sizes, count=1)[0]) == expected
 
 
-@pytest.mark.parametrize("opset", [7, 11, 22])
+@pytest.mark.parametrize("opset", opsets(7, 11, 22))
 def test_opsets_groups_and_no_bias(opset: int) -> None:
     proto = conv("pads = [2, 1, 2, 1], group = 3", "1, 2", weight=(6, 1, 5, 3), bias=False, opset=opset)
     assert_rewrites(RULE, proto, count=1)

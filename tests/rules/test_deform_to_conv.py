@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from runtimes import needs_deform_conv, opsets
 
 from onnxtune.testing import (
     assert_affine_equal,
@@ -63,7 +64,8 @@ def shifts_of(count: int, low: float = -1.0, high: float = 1.0, seed: int = 1) -
     return np.random.default_rng(seed).uniform(low, high, count)
 
 
-@pytest.mark.parametrize("opset", [19, 22])
+@needs_deform_conv
+@pytest.mark.parametrize("opset", opsets(19, 22))
 def test_no_offsets(opset: int) -> None:
     proto = net(opset=opset)
     for after in assert_rewrites(RULE, proto, sizes=SIZES, count=1, contains={"DeformConv": 0, "Conv": 1}):
@@ -71,6 +73,7 @@ def test_no_offsets(opset: int) -> None:
     assert_exact_on_integers(RULE, net(opset=opset, whole=True), sizes=SIZES)
 
 
+@needs_deform_conv
 def test_constant_offsets_of_a_known_size() -> None:
     offsets = np.zeros((1, 18, 5, 6), np.float32)
     proto = net(before="", shape="1, 4, 5, 6", extra={"o": offsets})
@@ -78,6 +81,7 @@ def test_constant_offsets_of_a_known_size() -> None:
     assert_affine_equal(RULE, proto)
 
 
+@needs_deform_conv
 @pytest.mark.parametrize(
     "attributes",
     [
@@ -100,11 +104,13 @@ def places(attributes: str) -> str:
     return attributes.replace("dilations = [2, 1], pads = [2, 1, 2, 1]", "pads = [1, 1, 1, 1]")
 
 
+@needs_deform_conv
 def test_whole_offsets_are_exact() -> None:
     proto = net(shifts=np.round(shifts_of(18, -1.4, 1.4)), whole=True)
     assert_exact_on_integers(RULE, proto, sizes=SIZES)
 
 
+@needs_deform_conv
 @pytest.mark.parametrize("groups", [2, 4])
 def test_groups_of_offsets_and_of_channels(groups: int) -> None:
     proto = net(f"{ATTRIBUTES}, offset_group = {groups}", shifts=shifts_of(18 * groups), count=18 * groups)
@@ -114,6 +120,7 @@ def test_groups_of_offsets_and_of_channels(groups: int) -> None:
     assert_rewrites(RULE, proto, sizes=SIZES, count=1)
 
 
+@needs_deform_conv
 def test_a_mask_scales_the_taps() -> None:
     """As in DCNv2: one convolution of zeros for offsets and mask, cut in two, a Sigmoid for the mask."""
     before = "t = Conv <pads = [1, 1, 1, 1]> (x, zero, shift) o, q = Split <axis = 1> (t, cut) m = Sigmoid (q)"
@@ -121,6 +128,7 @@ def test_a_mask_scales_the_taps() -> None:
     assert_rewrites(RULE, proto, sizes=SIZES, count=1, contains={"DeformConv": 0, "Sigmoid": 0, "Split": 0})
 
 
+@needs_deform_conv
 def test_offsets_put_together_by_torchvision() -> None:
     before = """t = Conv <pads = [1, 1, 1, 1]> (x, zero, shift) a, c, q = Split <axis = 1, num_outputs = 3> (t)
         o = Concat <axis = 1> (a, c) s = Sigmoid (q) two = Constant <value_float = 2.0> () m = Mul (s, two)"""
@@ -128,6 +136,7 @@ def test_offsets_put_together_by_torchvision() -> None:
     assert_rewrites(RULE, proto, sizes=SIZES, count=1, contains={"DeformConv": 0, "Mul": 0, "Concat": 0})
 
 
+@needs_deform_conv
 def test_zeros_of_a_computed_shape() -> None:
     shape = """k = Shape (x)  t = Constant <value_ints = [0]> ()  e = Constant <value_ints = [1]> ()
         two = Constant <value_ints = [2]> ()  four = Constant <value_ints = [4]> ()  c = Constant <value_ints = [18]> ()
@@ -136,6 +145,7 @@ def test_zeros_of_a_computed_shape() -> None:
     assert_rewrites(RULE, proto, sizes=SIZES, count=1, contains={"DeformConv": 0}, local=False)
 
 
+@needs_deform_conv
 def test_half_precision() -> None:
     proto = net(dtype=np.float16, out="float16[N, C, P, Q] y")
     assert_rewrites(RULE, proto, sizes=SIZES, count=1)
@@ -179,6 +189,7 @@ def test_a_plain_convolution_is_no_near_miss() -> None:
     assert said_by(RULE, model_of(text, {"w": np.ones((4, 4, 3, 3), np.float32)}, opset=19)) == []
 
 
+@needs_deform_conv
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runtimes import opsets
 
 from onnxtune.testing import (
     assert_affine_equal,
@@ -47,7 +48,7 @@ def attributes(proto: onnx.ModelProto) -> dict[str, list[int]]:
     return {a.name: list(a.ints) for a in proto.graph.node[0].attribute if a.ints}
 
 
-@pytest.mark.parametrize("opset", [7, 11, 17, 22])
+@pytest.mark.parametrize("opset", opsets(7, 11, 17, 22))
 @pytest.mark.parametrize("bias", [True, False])
 def test_three_by_three_before_two_by_two(opset: int, bias: bool) -> None:
     after = assert_rewrites(RULE, model(opset=opset, bias=bias), count=1)[0]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import Net
+from runtimes import opsets
 
 from onnxtune.testing import assert_affine_equal, assert_declines, assert_exact_on_integers, assert_rewrites, said_by
 
@@ -148,7 +149,7 @@ def test_auto_pad(auto: str) -> None:
     prove(net.model(bare(net, bare(net, "x", 3, 12, 1), 12, 4, 4, auto_pad=auto)))
 
 
-@pytest.mark.parametrize("opset", [7, 13, 22])
+@pytest.mark.parametrize("opset", opsets(7, 13, 22))
 def test_opsets(opset: int) -> None:
     net = Net("N", 3, 9, 8, opset=opset)
     prove(net.model(net.conv(net.norm(net.conv("x", 3, 12, 3), 12), 12, 5, 1)))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import Net
+from runtimes import opsets
 
 import onnxtune
 from onnxtune.testing import (
@@ -223,7 +224,7 @@ def test_half_precision() -> None:
     assert_exact_on_integers(RULE, proto)
 
 
-@pytest.mark.parametrize("opset", [7, 9, 13, 22])
+@pytest.mark.parametrize("opset", opsets(7, 9, 13, 22))
 def test_opsets(opset: int) -> None:
     net = Net("N", 6, 8, 7, opset=opset)
     prove(net.model(repvgg(net)))

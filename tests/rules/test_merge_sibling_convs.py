@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import Net
+from runtimes import opsets
 
 from onnxtune.testing import assert_affine_equal, assert_declines, assert_exact_on_integers, assert_rewrites, said_by
 
@@ -22,7 +23,7 @@ def prove(proto: onnx.ModelProto, count: int, **contains: int) -> None:
     assert_exact_on_integers(RULE, proto, sizes=sizes)
 
 
-@pytest.mark.parametrize("opset", [7, 12, 13, 18, 22])
+@pytest.mark.parametrize("opset", opsets(7, 12, 13, 18, 22))
 def test_outputs_are_split(opset: int) -> None:
     net = Net("N", 3, 9, 8, opset=opset)
     a, b, c = (net.conv("x", 3, out, 3, strides=[2, 1]) for out in (4, 1, 6))

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runtimes import opsets
 
 from onnxtune.testing import assert_declines, assert_exact_on_integers, assert_rewrites, model_of, said_by
 
@@ -70,7 +71,7 @@ def test_functions(function: str) -> None:
     assert order(after) == ["MaxPool", name]
 
 
-@pytest.mark.parametrize("opset", [7, 9, 11, 13, 22])
+@pytest.mark.parametrize("opset", opsets(7, 9, 11, 13, 22))
 def test_opsets(opset: int) -> None:
     assert_rewrites(RULE, model("a = Sigmoid(x)", opset=opset), count=1)
     limits = "a = Clip<min = -0.5, max = 1.0>(x)" if opset < 11 else "a = Clip(x, lo, hi)"

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runtimes import opsets
 
 from onnxtune.testing import (
     assert_affine_equal,
@@ -46,7 +47,7 @@ def order(proto: onnx.ModelProto) -> list[str]:
     return [n.op_type for n in proto.graph.node]
 
 
-@pytest.mark.parametrize("opset", [7, 10, 11, 17, 19, 22])
+@pytest.mark.parametrize("opset", opsets(7, 10, 11, 17, 19, 22))
 def test_transition_layer(opset: int) -> None:
     after = assert_rewrites(RULE, model(opset=opset), count=1)[0]
     assert order(after) == ["AveragePool", "Conv"]
