@@ -42,6 +42,8 @@ RETRIES = 3
 """How often a run is taken again that other processes have cut."""
 HOPELESS = 3
 """Turns of a session in a row without an uncut run, after which nothing is taken again in this block."""
+SLICE = 0.05
+"""Seconds from which a call is not taken again: on a busy machine the system cuts every one that is so long."""
 LEAST_UNCUT = 3
 """Uncut runs of a session that are enough to leave the others out."""
 BLURRED = 5
@@ -54,7 +56,8 @@ class Plan:
     (relative), or lies clearly on one side of 1, but not before `blocks` blocks of at least `rounds` rounds; and
     at the latest after `most` blocks or about `duration` seconds, `patience` times as long where other work on the
     machine has blurred the samples. `eager`: an answer that is clear ends it; else only precision does. `fill`: blocks
-    get more rounds than `rounds` where the duration has room for them."""
+    get more rounds than `rounds` where the duration has room for them. `fewest`: calls so long that these blocks alone
+    would take longer than the duration get fewer rounds, but not fewer than this."""
 
     warmup: float = 0.05
     rounds: int = 5
@@ -67,6 +70,7 @@ class Plan:
     most: int = 24
     eager: bool = True
     fill: bool = True
+    fewest: int | None = None
 
     @property
     def key(self) -> str:
@@ -74,7 +78,7 @@ class Plan:
             str(v)
             for v in (
                 self.patience, self.warmup, self.rounds, self.duration, self.precision, self.confidence,
-                self.blocks, self.most, self.eager, self.fill,
+                self.blocks, self.most, self.eager, self.fill, self.fewest,
             )
         )  # fmt: skip
 
@@ -129,7 +133,8 @@ def interleave(calls: Sequence[Call], repeats: Sequence[int], rounds: int, seed:
 
     A turn of a short call starts with one that is not counted: caches and threads still belong to
     the previous contestant. Long calls (`repeats` below 1) are counted once and from the start.
-    A run that was cut by other processes is taken again, up to `RETRIES` times; the least cut one counts.
+    A run that was cut by other processes is taken again, up to `RETRIES` times; the least cut one counts. Runs
+    longer than a `SLICE` are not.
     """
     rng = np.random.default_rng(seed)
     times, cuts = np.empty((rounds, len(calls))), np.zeros((rounds, len(calls)), np.int64)
@@ -153,7 +158,7 @@ def interleave(calls: Sequence[Call], repeats: Sequence[int], rounds: int, seed:
                     tries[i] += 1
                     if cut < best:
                         best, times[row, i], cuts[row, i] = cut, max(seconds / count, CLOCK_TICK), cut
-                    if not cut:
+                    if not cut or seconds > SLICE:
                         break
                 failed[i] = failed[i] + 1 if best else 0
     return Turns(times, cuts, tries)
@@ -229,9 +234,11 @@ def collect(makes: Sequence[Make], plan: Plan, judge: Judge, *, steady_within: f
     sets = plan.most if plan.blocks * cost <= DEAR * plan.duration else max(1, int(DEAR * plan.duration / cost))
     least, most = (plan.blocks, plan.most) if sets >= plan.blocks else (sets, sets)
     rounds = max(plan.rounds, -(-plan.blocks * plan.rounds // most))
+    usual = np.repeat([float(np.median(w.times)) for w in warmups], TWINS)  # on a busy machine not the fastest
+    turn = sum(max(t, CLOCK_TICK) * (r + 1 if r else 1) for t, r in zip(usual, repeats, strict=True))
+    if plan.fewest is not None and turn > SLICE:
+        rounds = min(rounds, max(plan.fewest, int(plan.duration / (least * turn))))
     if plan.fill:
-        usual = np.repeat([float(np.median(w.times)) for w in warmups], TWINS)  # on a busy machine not the fastest
-        turn = sum(max(t, CLOCK_TICK) * (r + 1 if r else 1) for t, r in zip(usual, repeats, strict=True))
         room = max(plan.duration / most, cost / 2 if sets >= plan.blocks else 0.0)
         rounds = max(rounds, min(int(room / turn), MOST_ROUNDS))
     taken: list[NDArray[np.float64]] = []

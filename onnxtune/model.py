@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -26,6 +27,8 @@ from onnxtune.external import span
 from onnxtune.wellformed import fault, tensors
 
 LOG = logging.getLogger(__name__)
+LAST_WHOLE = TensorProto.FLOAT8E5M2FNUZ
+"""Element types beyond it take parts of a byte."""
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that still fit one protobuf message (2 GiB less a margin for the graph itself)."""
 
@@ -127,14 +130,13 @@ def tensor_bytes(model: Model) -> int:
 
 
 def _nbytes(tensor: TensorProto) -> int:
-    if tensor.HasField("raw_data"):
+    """By its dims where these tell: to ask `raw_data` for its length copies all of it."""
+    if tensor.data_type > LAST_WHOLE and tensor.HasField("raw_data"):
         return len(tensor.raw_data)
-    count = 1
-    for d in tensor.dims:
-        count *= d
+    count = math.prod(tensor.dims)
     try:
         return count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError):
         return count
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import onnx
-from onnx import GraphProto, TensorProto, shape_inference
+from onnx import GraphProto, shape_inference
 
 Shape = tuple["int | str | None", ...]
 """Dimensions: an int when known, the model's own name when symbolic, None when unknown."""
@@ -175,12 +175,8 @@ def _skeleton(proto: onnx.ModelProto, *, stated: bool) -> onnx.ModelProto:
 def _describe_weights(source: GraphProto, graph: GraphProto) -> None:
     for tensor in source.initializer:
         weight = graph.initializer.add()
-        if _stored_bytes(tensor) <= STRIP_ABOVE:
+        if tensor.ByteSize() <= STRIP_ABOVE:  # len(raw_data) would copy it
             weight.CopyFrom(tensor)
         else:
             weight.name, weight.data_type = tensor.name, tensor.data_type
             weight.dims.extend(tensor.dims)
-
-
-def _stored_bytes(tensor: TensorProto) -> int:
-    return len(tensor.raw_data) if tensor.HasField("raw_data") else tensor.ByteSize()

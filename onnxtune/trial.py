@@ -26,16 +26,16 @@ from onnxtune.runtime import Session, Target
 from onnxtune.shapes import describe
 
 LOG = logging.getLogger(__name__)
-REGION_PLAN = Plan(warmup=0.02, rounds=5, duration=0.6, precision=0.02, patience=4)
+REGION_PLAN = Plan(warmup=0.02, rounds=5, duration=0.6, precision=0.02, patience=4, fewest=2)
 ENABLING_PLAN = Plan(warmup=0.01, rounds=4, duration=0.15, precision=0.03)
 """For rewrites that ONNX Runtime mostly does itself: there are many, and they stay where others need them."""
 LARGE = 2**28
 """Bytes of weights of which a second copy in memory is too much."""
-MODEL_PLAN = Plan(warmup=0.1, rounds=6, duration=1.5, precision=0.02)
+MODEL_PLAN = Plan(warmup=0.1, rounds=6, duration=1.5, precision=0.02, fewest=2)
 """For a rewrite of the whole model, on its way."""
 CONFIRM_PLANS = (
-    Plan(warmup=0.2, rounds=8, duration=4.0, precision=0.01),
-    Plan(warmup=0.2, rounds=15, duration=8.0, precision=0.01, patience=2),
+    Plan(warmup=0.2, rounds=8, duration=4.0, precision=0.01, fewest=2),
+    Plan(warmup=0.2, rounds=15, duration=8.0, precision=0.01, patience=2, fewest=3),
 )
 """For the last word; the second where other work on the machine has blurred the first."""
 

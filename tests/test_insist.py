@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,14 @@ def test_over_budget_nothing_is_written_unless_forced(files: tuple[Path, Path]) 
     assert "--head gap costs" in str(refused.exception)
     assert "--force-rules replace_fc_head" in str(refused.exception)
     assert not written.exists()
-    forced = CliRunner().invoke(cli, arguments(files, "--force-rules", "replace_fc_head"))
+    reports = ["--json", str(written.with_suffix(".json")), "--html", str(written.with_suffix(".html"))]
+    forced = CliRunner().invoke(cli, arguments(files, "--force-rules", "replace_fc_head", *reports))
     assert forced.exit_code == 0, forced.output
     assert "GlobalAveragePool" in {n.op_type for n in onnx.load(written).graph.node}
     assert "Loss of agreement" in forced.output
+    report = json.loads(written.with_suffix(".json").read_text())
+    assert [o["reason"] for o in report["outcomes"] if o["kind"] == "kept"] == ["forced"]
+    assert 'class="bad"' in written.with_suffix(".html").read_text(), "the loss in red"
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_a_short_call_is_repeated_after_one_that_does_not_count(clock: Clock) ->
 
 def test_a_run_that_others_cut_is_taken_again(clock: Clock) -> None:
     """Two cuts, one cut, none: the third run counts."""
-    script = iter([(9.0, 2), (5.0, 1), (1.0, 0)] + [(1.0, 0)] * 3)
+    script = iter([(9e-3, 2), (5e-3, 1), (1e-3, 0)] + [(1e-3, 0)] * 3)
 
     def run() -> float:
         seconds, cuts = next(script)
@@ -101,7 +101,7 @@ def test_a_run_that_others_cut_is_taken_again(clock: Clock) -> None:
         return seconds
 
     turns = interleave([clock.call("a", run)], [0], 4, seed=0)
-    assert turns.times[:, 0].tolist() == [1.0] * 4
+    assert turns.times[:, 0] == pytest.approx([1e-3] * 4)
     assert turns.cuts[:, 0].tolist() == [0] * 4
     assert turns.tries.tolist() == [6]
 
@@ -109,11 +109,21 @@ def test_a_run_that_others_cut_is_taken_again(clock: Clock) -> None:
 def test_where_every_run_is_cut_it_is_not_tried_for_ever(clock: Clock) -> None:
     def run() -> float:
         clock.cuts += 1
-        return 1.0
+        return 1e-3
 
     turns = interleave([clock.call("a", run)], [0], 10, seed=0)
     assert turns.tries.tolist() == [3 * 4 + 7], "three turns of four tries, then one each"
     assert (turns.cuts == 1).all()
+
+
+def test_a_run_too_long_to_stay_uncut_is_not_taken_again(clock: Clock) -> None:
+    def run() -> float:
+        clock.cuts += 1
+        return 1.0
+
+    turns = interleave([clock.call("a", run)], [0], 10, seed=0)
+    assert turns.tries.tolist() == [10]
+    assert (turns.times == 1.0).all()
 
 
 def test_cut_runs_are_left_out_only_where_enough_others_are_there() -> None:
@@ -172,6 +182,21 @@ PLAN = Plan(warmup=0.0, rounds=5, duration=1.0, precision=0.01, patience=3)
 
 def made(log: list[str]) -> int:
     return sum(word.startswith("make") for word in log)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fewest", "rounds"),
+    [(1.0, None, 8), (1.0, 2, 2), (0.08, 2, 4), (1e-4, 2, 8)],
+    ids=["as planned", "the fewest", "what the duration has room for", "short calls"],
+)
+def test_long_calls_get_fewer_rounds_where_the_plan_allows_it(
+    clock: Clock, seconds: float, fewest: int | None, rounds: int
+) -> None:
+    plan = Plan(warmup=0.0, rounds=8, duration=4.0, precision=0.01, fewest=fewest)
+    result = measure(clock.make("a", seconds), clock.make("b", seconds / 2), plan)
+    each = len(result.before) / plan.blocks / 2
+    assert each >= rounds if seconds < 0.01 else each == rounds
+    assert result.verdict == "faster"
 
 
 def test_a_clear_answer_stops_after_the_first_blocks(clock: Clock) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxtune import verify as module
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.feeds import Case, cases
@@ -38,6 +39,26 @@ def verifier(original: Model, sizes: Any = None, **options: Any) -> Verifier:
 
 def judge(before: Model, after: Model, sizes: Any = None, **options: Any) -> Verdict:
     return verifier(before, sizes, **options).verify(after)
+
+
+def test_how_far_the_original_moves_is_asked_only_where_rounding_alone_does_not_explain_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    movement = module.movement
+
+    def noted(*args: Any) -> Any:
+        asked.append(args)
+        return movement(*args)
+
+    monkeypatch.setattr(module, "movement", noted)
+    holds = verifier(model(NET, w=W, v=V))
+    order = RNG.permutation(6)
+    assert holds.verify(model(NET, w=W[order], v=V[:, order])).ok
+    assert not asked
+    assert not holds.verify(model(NET, w=W, v=V * np.float32(1.001))).ok
+    assert not holds.verify(model(NET, w=W, v=V * np.float32(1.002))).ok
+    assert len(asked) == len(holds.cases), "once each"
 
 
 def test_the_same_model() -> None:

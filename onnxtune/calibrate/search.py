@@ -49,8 +49,8 @@ CAREFUL = (1.0, 0.5, 0.25)
 """Shares of the budget for the sets that are put before it after those."""
 PROBE, FORMS = 0.25, 3
 """Share of a layer's arithmetic at which its forms are compared, and how many of them go on."""
-PER_LAYER = 6
-"""Levels of a layer, of each kind, whose harm is measured."""
+PER_LAYER, ALL = 6, 8
+"""Levels of a layer, of each kind, whose harm is measured; of no more than ALL every one."""
 LEAST_GAIN = 0.004
 """A level must save at least this share of the model's latency to be worth its harm."""
 
@@ -99,6 +99,8 @@ class Search:
         self.points: list[Point] = []
         self.faster = 0
         self._considered: dict[str, Option] = {}
+        self._closest: set[str] = set()
+        """Identities of levels that no other of their layer beats in time and error."""
 
     def passing(self, timed: Sequence[Timed]) -> Iterator[Point]:
         """Sets that pass the gate, the boldest first. All that were tried are in `points`."""
@@ -189,8 +191,9 @@ class Search:
             closest = (f for group in _by_kind(probes) for f in _front(group)[-FORMS:])
             forms = {item.level.family for item, _ in closest}
             fits = self._fits([i for i in items if i.level.family in forms])
-            spread = (f for group in _by_kind(fits) for f in _spread(_front(group)))
-            found += [self._option(item, fitted) for item, fitted in spread]
+            fronts = [_front(group) for group in _by_kind(fits)]
+            self._closest |= {item.level.identity for front in fronts for item, _ in front}
+            found += [self._option(item, fitted) for front in fronts for item, fitted in _spread(front)]
         self.fitter.forget()
         self._considered = {o.timed.level.identity: o for o in found}
         return found
@@ -203,6 +206,8 @@ class Search:
         option = self._considered.get(timed.level.identity)
         if timed.gain <= self._least(timed):
             return "saves too little to be worth any accuracy"
+        if option is None and timed.level.identity in self._closest:
+            return "others of the layer, some faster and some closer, were tried in its place"
         if option is None:
             return "another level of the layer is faster and closer"
         factor, suffix = unit(self.judge.main.metric)
@@ -301,8 +306,10 @@ def _front(fits: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:
 
 
 def _spread(front: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:
-    """At most PER_LAYER of them, over the whole range of times."""
-    keep = np.unique(np.linspace(0, len(front) - 1, min(PER_LAYER, len(front))).round().astype(int))
+    """All of a few, of many PER_LAYER over the whole range of times."""
+    if len(front) <= ALL:
+        return list(front)
+    keep = np.unique(np.linspace(0, len(front) - 1, PER_LAYER).round().astype(int))
     return [front[i] for i in keep]
 
 

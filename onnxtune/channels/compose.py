@@ -109,7 +109,7 @@ def _bare(facts: Facts) -> tuple[Model, dict[str, Later]]:
     for part in ("node", "input", "output", "value_info", "sparse_initializer", "quantization_annotation"):
         getattr(graph, part).extend(getattr(source, part))
     for tensor in source.initializer:
-        if tensor.name in weights or len(tensor.raw_data) < LARGE:
+        if tensor.name in weights or tensor.ByteSize() < LARGE:
             graph.initializer.append(tensor)
             continue
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))

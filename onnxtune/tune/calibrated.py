@@ -138,7 +138,7 @@ def _with(
     fitted = []
     for group, made in zip(point.groups, point.fitted, strict=True):
         measured = group[0].timed.comparison if len(group) == 1 else _anew(run, facts, made.proposal)
-        fitted.append(replace(step_of(facts, made.proposal, measured), error=made.error))
+        fitted.append(replace(step_of(facts, made.proposal, measured, forced=forced), error=made.error))
     both = [*steps, *fitted]
     both = _busy(both)
     middle = apply(base, [s.proposal for s in both])
@@ -157,8 +157,10 @@ def _with(
         run.verifier = outer
     with run.stage("confirm"):
         timer = replace(run.timer, deadline=float("inf"))
-        bought = timer.models(exact, result, run.sizes, plans.MODEL_PLAN).comparison
         last = last_word(run, result)
+        # Without exact rewrites it is the original itself that they are measured against: once is enough.
+        alone = exact is run.original and run.options.time_budget > 0
+        bought = last.comparison if alone else timer.models(exact, result, run.sizes, plans.MODEL_PLAN).comparison
     count = len(point.options)
     run.journal.decide(f"whole model with {count} calibrated rewrites, against without: {no_gain(bought)}")
     run.journal.decide(

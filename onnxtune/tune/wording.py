@@ -7,6 +7,7 @@ from onnxtune.steps import Step
 
 ENABLING = "lets other rules fire"
 LESS_WORK = "less work, not measured"
+SMALLER = "smaller"
 NOT_NEEDED = "no other rule needs it"
 UNDONE = "it leads back to a graph that was there before"
 
@@ -32,4 +33,6 @@ def why_kept(step: Step) -> str:
         return "forced"
     if step.comparison is None and step.pays:
         return LESS_WORK
-    return "faster" if step.pays else ENABLING
+    if step.pays:
+        return "faster"
+    return ENABLING if step.proposal.safety == "exact" else SMALLER

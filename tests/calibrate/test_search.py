@@ -18,7 +18,7 @@ from onnxtune.calibrate.dataset import Dataset, open_dataset
 from onnxtune.calibrate.judge import Judge
 from onnxtune.calibrate.level import Level
 from onnxtune.calibrate.points import Calibration, Point, Timed
-from onnxtune.calibrate.search import Search, summary
+from onnxtune.calibrate.search import Search, _spread, summary
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog
 from onnxtune.comparison import Comparison
@@ -152,3 +152,12 @@ def test_too_few_samples(model: Model, tmp_path: Path) -> None:
         pytest.raises(DataError, match="8 samples are too few; at least 64"),
     ):
         search_of(model, facts, few, "1%")
+
+
+def test_of_a_few_levels_none_is_passed_over_and_of_many_the_ends_stay() -> None:
+    few: list[Any] = list(range(8))
+    many: list[Any] = list(range(20))
+    kept: list[Any] = _spread(many)
+    assert _spread(few) == few
+    assert len(kept) == 6
+    assert (kept[0], kept[-1]) == (0, 19)
