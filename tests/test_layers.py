@@ -32,6 +32,7 @@ ORDER = (
     "rule",
     "proposal",
     "fragment",
+    "draft",
     "apply",
     "pattern",
     "channels",
