@@ -70,6 +70,7 @@ ORDER = (
     "region",
     "measure",
     "cache",
+    "alike",
     "trial",
     "memory",
     "profile",
