@@ -29,6 +29,7 @@ from onnxtune.facts import Facts
 from onnxtune.measure import Plan
 from onnxtune.model import Model
 from onnxtune.proposal import Fragment, Proposal
+from onnxtune.propose import _breach
 from onnxtune.runtime import Target
 from onnxtune.select import select
 from onnxtune.sizes import bind
@@ -312,3 +313,23 @@ def test_what_does_not_run_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, w
     assert first > 0
     assert timer.region(facts, found[1]).problem == "it does not run"
     assert work["sessions"] == first
+
+
+class Keyed(dict[str, Any]):
+    """Nodes by key that must be asked for one by one."""
+
+    def keys(self) -> Any:
+        raise AssertionError("all nodes are gone through for one proposal")
+
+    __iter__ = keys
+    items = keys
+    values = keys
+
+
+def test_a_proposal_is_checked_without_going_through_all_nodes() -> None:
+    model, found = chain(5)
+    facts = Facts(model)
+    facts.by_key = Keyed(facts.by_key)
+    assert _breach(facts, found[2]) is None
+    strange = Proposal("rule", "", frozenset(("nowhere",)), Fragment(()))
+    assert _breach(facts, strange) == "it removes 'nowhere', which no node makes"
