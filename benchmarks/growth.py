@@ -143,12 +143,15 @@ def whole(kind: str, nodes: int, measured: bool) -> dict[str, Any]:
 
     def counted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            start = time.process_time()
+            inside[name] += 1
+            start, outermost = time.process_time(), not inside["depth"]  # a comparison makes and runs sessions
+            inside["depth"] += 1
             try:
                 return work(*arguments, **named)
             finally:
-                inside[name] += 1
-                inside["onnxruntime"] += time.process_time() - start  # type: ignore[assignment]
+                inside["depth"] -= 1
+                if outermost:
+                    inside["onnxruntime"] += time.process_time() - start  # type: ignore[assignment]
 
         return call
 
