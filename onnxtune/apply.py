@@ -9,17 +9,14 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx import NodeProto
 
+from onnxtune.draft import ApplyError, Draft, Weight
 from onnxtune.errors import one_line
 from onnxtune.facts import Node, free_names
 from onnxtune.later import Later
 from onnxtune.model import Model
 from onnxtune.proposal import Proposal
 
-Weight = onnx.TensorProto | Later
-
-
-class ApplyError(Exception):
-    """A proposal does not fit the model it is applied to: it removes, reads or makes what it must not."""
+__all__ = ["ApplyError", "apply"]
 
 
 def apply(model: Model, proposals: Sequence[Proposal], *, described: bool = False) -> Model:
@@ -34,88 +31,27 @@ def apply(model: Model, proposals: Sequence[Proposal], *, described: bool = Fals
     if not proposals:
         return model  # not a copy of all its weights
     source = model.proto.graph
-    nodes = {Node(n, i).key: n for i, n in enumerate(source.node)}
     weights: dict[str, Weight] = {i.name: i for i in source.initializer}
+    original = {Node(n, i).key: n for i, n in enumerate(source.node)}
     outputs = [o.name for o in source.output]
-    gone: dict[str, str] = {}
+    draft = Draft(original, outputs, weights)
     for proposal in proposals:
-        missing = proposal.removes - nodes.keys()
+        missing = [key for key in proposal.removes if key not in draft]
         if missing:
             raise ApplyError(f"{proposal.rule}: no node makes '{min(missing)}'")
         try:
-            _splice(nodes, proposal, outputs, weights, gone)
+            draft.splice(proposal)
         except ApplyError:
             raise
         except Exception as error:  # a rule may be anybody's code, and what it gave anything
             raise ApplyError(f"{proposal.rule}: {type(error).__name__}: {one_line(error)}") from None
-        weights.update((w.name, w) for w in proposal.fragment.stored)
-    original = {Node(n, i).key: n for i, n in enumerate(source.node)}
+    nodes = draft.nodes()
     idle = original.keys() - _live(original, outputs, ())  # led nowhere before: not ours to tidy up
     kept = _live(nodes, outputs, [key for key in idle if key in nodes])
     ordered = _sorted([n for key, n in nodes.items() if key in kept])
     result = _assemble(model.proto, ordered, weights, described)
     _check(result.graph)
     return model.with_proto(result)
-
-
-def _splice(
-    nodes: dict[str, NodeProto],
-    proposal: Proposal,
-    outputs: Sequence[str],
-    weights: Mapping[str, Weight],
-    gone: dict[str, str],
-) -> None:
-    """Put the fragment where the first removed node stood.
-
-    `gone` maps tensors that aliases of earlier proposals removed to those in their place: this
-    proposal may have been made when they were still there.
-    """
-    fragment = proposal.fragment
-    place = list(nodes).index(next(k for k in nodes if k in proposal.removes))
-    kept = [(k, n) for k, n in nodes.items() if k not in proposal.removes]
-    for name in fragment.tensors:
-        gone.pop(name, None)
-    taken = {o for _, n in kept for o in n.output} | {i for _, n in kept for i in n.input if i in weights}
-    twice = taken & fragment.tensors - {""}
-    if twice:
-        raise ApplyError(f"{proposal.rule}: '{min(twice)}' exists already")
-    added = [(Node(n, 0).key, n) for n in _renamed(fragment.nodes, gone)]
-    items = kept[:place] + added + kept[place:]
-    aliases = {old: gone.get(new, new) for old, new in fragment.aliases.items()}
-    if aliases:
-        items = _rewired(items, aliases, outputs)
-        for old, new in gone.items():
-            gone[old] = aliases.get(new, new)
-        gone.update(aliases)
-    nodes.clear()
-    nodes.update(items)
-
-
-def _rewired(
-    items: list[tuple[str, NodeProto]], aliases: dict[str, str], outputs: Sequence[str]
-) -> list[tuple[str, NodeProto]]:
-    """Readers of an alias read its source; graph outputs and captured names need a real node.
-
-    What got a real node is taken out of `aliases`.
-    """
-    captured = {name for _, node in items for name in Node(node, 0).captured}
-    for old in [a for a in aliases if a in outputs or a in captured]:
-        items.append((old, onnx.helper.make_node("Identity", [aliases.pop(old)], [old], name=old + "/identity")))
-    return list(zip((key for key, _ in items), _renamed([n for _, n in items], aliases), strict=True))
-
-
-def _renamed(nodes: Sequence[NodeProto], names: Mapping[str, str]) -> list[NodeProto]:
-    """The nodes with inputs renamed; those that do not read any of the names are the same objects."""
-    result = []
-    for node in nodes:
-        if any(i in names for i in node.input):
-            changed = NodeProto()
-            changed.CopyFrom(node)
-            changed.ClearField("input")
-            changed.input.extend(names.get(i, i) for i in node.input)
-            node = changed
-        result.append(node)
-    return result
 
 
 def _reads(node: NodeProto) -> set[str]:
@@ -185,7 +121,7 @@ def _assemble(
             getattr(graph, field.name).extend(value)
         else:
             setattr(graph, field.name, value)
-    if shell.ir_version < 4 and any(n not in {i.name for i in source.input} for n in weights):
+    if shell.ir_version < 4 and weights.keys() - {i.name for i in source.input}:
         shell.ir_version = 4  # up to version 3 every weight had to be listed as an input
     used_before = {name for n in source.node for name in _reads(n)}
     used = {name for n in nodes for name in _reads(n)} | {o.name for o in source.output}

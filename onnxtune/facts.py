@@ -6,7 +6,7 @@ unique in a graph; a node is named by its key, the name of its first output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -141,6 +141,15 @@ class Facts:
             else:
                 self._constants[tensor] = found
         return found
+
+    def stored(self, tensors: Iterable[str]) -> dict[str, onnx.TensorProto]:
+        """Those of the tensors that are initializers, in the order in which the model has them."""
+        found = [name for name in dict.fromkeys(tensors) if name in self._initializers]
+        return {name: self._initializers[name] for name in sorted(found, key=self._stored_at.__getitem__)}
+
+    @cached_property
+    def _stored_at(self) -> Mapping[str, int]:
+        return {name: i for i, name in enumerate(self._initializers)}
 
     def is_constant(self, tensor: str) -> bool:
         if tensor in self._initializers:

@@ -153,7 +153,7 @@ def _breach(facts: Facts, proposal: Proposal) -> str | None:
         return wrong
     if not removes:
         return "it removes no node"
-    unknown = removes - facts.by_key.keys()
+    unknown = [key for key in removes if key not in facts.by_key]  # not a difference, which goes through all keys
     if unknown:
         return f"it removes '{min(unknown)}', which no node makes"
     made = {o for key in removes for o in facts.by_key[key].outputs if o}

@@ -42,8 +42,7 @@ def extract(facts: Facts, keys: Collection[str], reads: Collection[str] = ()) ->
     made = {o for n in inside for o in n.outputs if o}
     members = {n.key for n in inside}
     read = dict.fromkeys(i for i in wanted if i)
-    stored = {i.name: i for i in facts.model.proto.graph.initializer if i.name in read}
-    constant = {name: t for name, t in stored.items() if name not in facts.inputs}
+    constant = facts.stored(name for name in read if name not in facts.inputs)
     inputs = [name for name in read if name not in made and name not in constant]
     visible = [
         o

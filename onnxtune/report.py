@@ -36,6 +36,12 @@ class Rewrite:
     settings: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def key(self) -> str:
+        """The same for equal rewrites alone."""
+        plain = (self.rule, self.title, self.node, self.nodes, self.safety, self.enabling)
+        return json.dumps([*plain, self.settings, self.details])
+
 
 @dataclass(frozen=True)
 class Kept:

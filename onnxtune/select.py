@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from onnxtune.proposal import Proposal, overlap
@@ -19,39 +19,52 @@ def select(proposals: Sequence[Proposal], saved: Sequence[float]) -> list[int]:
     Each connected group of overlapping proposals is solved exactly up to EXACT_LIMIT members by
     branch and bound, larger ones greedily by saved time.
     """
-    conflicts = [
-        {j for j in range(len(proposals)) if j != i and overlap(proposals[i], proposals[j])}
-        for i in range(len(proposals))
-    ]
     chosen: list[int] = []
-    for group in _groups(conflicts):
+    for group in _groups(proposals):
         ordered = sorted(group, key=lambda i: (-saved[i], i))
-        chosen += _best(ordered, conflicts, saved) if len(group) <= EXACT_LIMIT else _greedy(ordered, conflicts)
+        if len(group) > EXACT_LIMIT:
+            chosen += _greedy(ordered, proposals)
+            continue
+        conflicts = {i: {j for j in group if j != i and overlap(proposals[i], proposals[j])} for i in group}
+        chosen += _best(ordered, conflicts, saved)
     return sorted(chosen)
 
 
-def _groups(conflicts: Sequence[set[int]]) -> list[list[int]]:
-    left = set(range(len(conflicts)))
+def _groups(proposals: Sequence[Proposal]) -> list[list[int]]:
+    """Indices that hang together by the nodes that they remove, in order. Takes as long as there are such nodes."""
+    removers: dict[str, list[int]] = {}
+    for i, proposal in enumerate(proposals):
+        for key in proposal.removes:
+            removers.setdefault(key, []).append(i)
     groups = []
-    while left:
-        wave = [min(left)]
-        group = set(wave)
-        while wave:
-            wave = [j for i in wave for j in conflicts[i] if j not in group and not group.add(j)]  # type: ignore[func-returns-value]
-        left -= group
+    seen: set[int] = set()
+    asked: set[str] = set()
+    for start in range(len(proposals)):
+        if start in seen:
+            continue
+        seen.add(start)
+        group = [start]
+        for i in group:  # grows on the way
+            for key in proposals[i].removes - asked:
+                asked.add(key)
+                fresh = [j for j in removers[key] if j not in seen]
+                seen.update(fresh)
+                group += fresh
         groups.append(sorted(group))
     return groups
 
 
-def _greedy(ordered: Sequence[int], conflicts: Sequence[set[int]]) -> list[int]:
+def _greedy(ordered: Sequence[int], proposals: Sequence[Proposal]) -> list[int]:
     chosen: list[int] = []
+    taken: set[str] = set()
     for i in ordered:
-        if conflicts[i].isdisjoint(chosen):
+        if taken.isdisjoint(proposals[i].removes):
             chosen.append(i)
+            taken |= proposals[i].removes
     return chosen
 
 
-def _best(ordered: Sequence[int], conflicts: Sequence[set[int]], saved: Sequence[float]) -> list[int]:
+def _best(ordered: Sequence[int], conflicts: Mapping[int, set[int]], saved: Sequence[float]) -> list[int]:
     best: list[int] = []
     best_value = float("-inf")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from onnxtune.comparison import Comparison
@@ -53,32 +54,56 @@ def step_of(facts: Facts, proposal: Proposal, comparison: Comparison | None, *, 
 
 def dependants(steps: Sequence[Step], dropped: Collection[int]) -> set[int]:
     """Indices of the steps that cannot be applied without the dropped ones (those included)."""
-    lost = set(dropped)
-    for i, later in enumerate(steps):
-        if any(_stands_on(later, steps[j]) for j in lost if j < i):
-            lost.add(i)
+    above = _standing_on(steps)
+    lost, wave = set(dropped), list(dropped)
+    while wave:
+        fresh = above[wave.pop()] - lost
+        lost |= fresh
+        wave += fresh
     return lost
 
 
-def _stands_on(later: Step, earlier: Step) -> bool:
-    """It removes a node or reads a tensor that only the earlier one brought, or drops a tensor that
-    others read before the earlier one. (A tensor that keeps its name is there in either case.)"""
-    brought = earlier.proposal.fragment.tensors - earlier.made
-    dropped = later.made - later.proposal.fragment.tensors
-    return not (
-        later.proposal.removes.isdisjoint(earlier.proposal.fragment.keys)
-        and brought.isdisjoint(later.read | later.proposal.reads)
-        and dropped.isdisjoint(earlier.read)
-    )
+def _standing_on(steps: Sequence[Step]) -> list[set[int]]:
+    """For each step the later ones that stand on it.
+
+    These remove a node or read a tensor that only the earlier one brought, or drop a tensor that
+    others read before the earlier one. (A tensor that keeps its name is there in either case.)
+    """
+    removes, reads, drops = _Index(), _Index(), _Index()
+    for i, step in enumerate(steps):
+        removes.add(i, step.proposal.removes)
+        reads.add(i, step.read | step.proposal.reads)
+        drops.add(i, step.made - step.proposal.fragment.tensors)
+    return [
+        removes.after(i, step.proposal.fragment.keys)
+        | reads.after(i, step.proposal.fragment.tensors - step.made)
+        | drops.after(i, step.read)
+        for i, step in enumerate(steps)
+    ]
+
+
+class _Index:
+    """Which steps, in order, have a name."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[int]] = {}
+
+    def add(self, step: int, names: Iterable[str]) -> None:
+        for name in names:
+            self._found.setdefault(name, []).append(step)
+
+    def after(self, step: int, names: Iterable[str]) -> set[int]:
+        """Steps after this one that have one of the names."""
+        lists = (self._found.get(name, []) for name in names)
+        return {i for found in lists for i in found[bisect_right(found, step) :]}
 
 
 def prune_enabling(steps: Sequence[Step]) -> set[int]:
     """Indices of enabling steps that save no time themselves and that nothing kept stands on."""
+    above = _standing_on(steps)
     dropped: set[int] = set()
     for i in reversed(range(len(steps))):
         step = steps[i]
-        if step.pays or not step.proposal.enabling:
-            continue
-        if dependants(steps, {i}) - dropped == {i}:
+        if not step.pays and step.proposal.enabling and above[i] <= dropped:
             dropped.add(i)
     return dropped

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
 import onnx
 
+from onnxtune.alike import signature
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache, measurement_key
 from onnxtune.comparison import Comparison
@@ -68,12 +69,17 @@ Cut = dict[frozenset[str] | None, Baseline | None]
 
 @dataclass(frozen=True, eq=False)
 class Timer:
-    """Measures on one target. After `deadline` (time.monotonic seconds) it declines to start."""
+    """Measures on one target. After `deadline` (time.monotonic seconds) it declines to start.
+
+    `failed`: what did not run, by measurement, and why; `wholes`: what was tried on the whole model, by `signature`.
+    """
 
     target: Target
     cache: Cache
     seed: int = 0
     deadline: float = float("inf")
+    failed: dict[str, str] = field(default_factory=dict)
+    wholes: dict[str, Trial] = field(default_factory=dict)
 
     def region(self, facts: Facts, proposal: Proposal) -> Trial:
         """The proposal's effect on its region and nearest neighbours.
@@ -93,7 +99,7 @@ class Timer:
     def _region(self, facts: Facts, proposal: Proposal, cut: Cut) -> Trial:
         plan = ENABLING_PLAN if proposal.enabling else REGION_PLAN
         trial = Trial(None)
-        for keys in (neighbourhood(facts, proposal.removes), proposal.removes, None):
+        for keys in (neighbourhood(facts, proposal.removes), proposal.removes):
             if keys not in cut:
                 cut[keys] = self._baseline(facts, keys, proposal)
             baseline = cut[keys]
@@ -104,8 +110,21 @@ class Timer:
             except ApplyError as error:
                 return Trial(None, str(error))
             if trial.comparison is not None or time.monotonic() > self.deadline:
-                break
-        return trial
+                return trial
+        return self._on_whole(facts, proposal, plan, cut)
+
+    def _on_whole(self, facts: Facts, proposal: Proposal, plan: Plan, cut: Cut) -> Trial:
+        """On the whole model; of places that are alike, one is tried."""
+        key = f"{signature(facts, proposal)} {plan.key} {time.monotonic() > self.deadline}"
+        if key not in self.wholes:
+            baseline = cut.get(None) or self._baseline(facts, None, proposal)
+            assert baseline is not None, "a whole model needs no cutting"
+            cut[None] = baseline
+            try:
+                self.wholes[key] = self._against(baseline, apply(baseline.model, [proposal]), plan)
+            except ApplyError as error:
+                self.wholes[key] = Trial(None, str(error))
+        return self.wholes[key]
 
     def _baseline(self, facts: Facts, keys: frozenset[str] | None, proposal: Proposal) -> Baseline | None:
         model = facts.model if keys is None else extract(facts, keys, proposal.reads)
@@ -131,11 +150,14 @@ class Timer:
         known = self.cache.get(key, plan)
         if known is not None:
             return Trial(known)
+        if key in self.failed:
+            return Trial(None, self.failed[key])
         if time.monotonic() > self.deadline:
             return Trial(None, "the time budget ran out before it was measured")
         try:
             result = measure(baseline.make, tried(after, self.target, baseline.feeds), plan)
         except ModelError as error:
+            self.failed[key] = str(error)
             return Trial(None, str(error))
         self.cache.put(key, result)
         return Trial(result)

@@ -67,27 +67,62 @@ def prune_levels(facts: Facts, settings: Mapping[str, Any], rule: str) -> Iterat
     around a class must have), `min_channels`, `multiple` (0: what the provider's kernels like), `provider`.
     """
     channels, total = facts.once(analyse), max(total_macs(facts), 1)
+    holders, order = _Holders(channels), layers(channels)
+    place = {n.key: i for i, n in enumerate(order)}
     done: set[str] = set()
-    for node in layers(channels):
-        axis = channels.axes[node.input(0)]
-        full = sum(macs(facts, n) for n in _around(channels, axis.ids))
-        if node.key in done or len(axis.ids) <= settings["min_channels"] or full < settings["min_share"] * total:
+    small: set[bytes] = set()
+    for node in order:
+        ids = channels.axes[node.input(0)].ids
+        if node.key in done or len(ids) <= settings["min_channels"] or ids.tobytes() in small:
             continue
-        nodes = [n for n in layers(channels) if np.isin(channels.axes[n.input(0)].ids, axis.ids).any()]
+        near = holders.around(ids)
+        full = sum(macs(facts, n) for n in near)
+        if full < settings["min_share"] * total:
+            small.add(ids.tobytes())
+            continue
+        nodes = [n for n in near if n.key in place and holders.hold(n.input(0), ids)]
+        nodes.sort(key=lambda n: place[n.key])
         done.update(n.key for n in nodes)
-        readers = _readers(channels, axis.ids, nodes)
+        readers = _readers(channels, ids, nodes)
         if isinstance(readers, str):
             yield Decline(rule, node.key, readers)
             continue
-        found = Class(channels, axis.ids, readers, full)
+        found = Class(channels, ids, readers, full)
         for keep in ladder(found.size, settings):
             yield _level(rule, [Part(found, keep)])
 
 
-def _around(channels: Channels, ids: NDArray[np.int64]) -> list[Node]:
-    """The nodes with arithmetic that make or read a tensor which holds one of the channels."""
-    held = {t for t, axis in channels.axes.items() if np.isin(axis.ids, ids).any()}
-    return [n for n in channels.facts.nodes if not held.isdisjoint((*n.inputs[:1], *n.outputs))]
+class _Holders:
+    """Which tensors hold a channel: found among all of a network in the time that there are such."""
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+        self._tensors = list(channels.axes)
+        ids = [np.unique(channels.axes[t].ids) for t in self._tensors]
+        every = np.concatenate([*ids, np.zeros(0, np.int64)])
+        owners = np.repeat(np.arange(len(ids)), [len(i) for i in ids])
+        order = np.argsort(every, kind="stable")
+        self._ids, self._owners = every[order], owners[order]
+
+    def of(self, ids: NDArray[np.int64]) -> list[str]:
+        """The tensors that hold one of the channels."""
+        wanted = np.unique(ids)
+        first, last = (np.searchsorted(self._ids, wanted, side) for side in ("left", "right"))
+        found = [self._owners[a:b] for a, b in zip(first, last, strict=True)]
+        return [self._tensors[i] for i in np.unique(np.concatenate([*found, np.zeros(0, np.int64)]))]
+
+    def hold(self, tensor: str, ids: NDArray[np.int64]) -> bool:
+        return bool(np.isin(self._channels.axes[tensor].ids, ids).any())
+
+    def around(self, ids: NDArray[np.int64]) -> list[Node]:
+        """The nodes that make or read (first of all) a tensor which holds one of the channels."""
+        facts = self._channels.facts
+        found: dict[str, Node] = {}
+        for tensor in self.of(ids):
+            maker = facts.producer(tensor)
+            readers = (n for n in facts.consumers(tensor) if n.input(0) == tensor)
+            found.update((n.key, n) for n in (*readers, *(() if maker is None else (maker,))))
+        return list(found.values())
 
 
 def _readers(channels: Channels, ids: NDArray[np.int64], nodes: Sequence[Node]) -> tuple[Layer, ...] | str:

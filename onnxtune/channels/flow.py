@@ -114,7 +114,7 @@ def _analyse(facts: Facts, *, cutting: bool) -> Channels:
         if name in trace.axes:
             _pin_border(trace, name, f"'{name}' is a graph output")
     cuts = {t: why for t, why in trace.borders.items() if cutting and trace.axes[t].plain}
-    for tensor in trace.borders.keys() - cuts.keys():
+    for tensor in (t for t in trace.borders if t not in cuts):  # in order: the first reason stays
         trace.pin(trace.axes[tensor], trace.borders[tensor])
     identity, count, weights = identities(trace.count, trace.equal, trace.tied)
     merged: dict[int, Axis] = {}

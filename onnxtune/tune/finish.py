@@ -30,8 +30,8 @@ def finish(
 ) -> tuple[Model, Report]:
     kept = [Kept(describe(s.proposal), s.comparison, s.error, why_kept(s), *s.drawn) for s in steps]
     changed = bool(wholes or kept)
-    took_place = [k.rewrite for k in (*wholes, *kept)]
-    others = [o for o in run.journal.outcomes if not (isinstance(o, Rejected) and o.rewrite in took_place)]
+    took_place = {k.rewrite.key for k in (*wholes, *kept)}
+    others = [o for o in run.journal.outcomes if not (isinstance(o, Rejected) and o.rewrite.key in took_place)]
     outcomes = (*wholes, *kept, *others)
     verdict = run.verifier.verify(result) if wholes and not steps else run.verdict
     for row in (*wholes, *kept):

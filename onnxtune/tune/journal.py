@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from onnxtune.comparison import Comparison
 from onnxtune.proposal import Decline, ModelProposal, Proposal
 from onnxtune.propose import TIME_UP
-from onnxtune.report import Kept, Outcome, Rejected, Stage, describe
+from onnxtune.report import Kept, Rejected, Stage, describe
 from onnxtune.steps import Step
 from onnxtune.tune.options import DecideFunction
 from onnxtune.tune.wording import why_kept
@@ -19,20 +19,24 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Journal:
-    """`outcomes` so far (what is kept is added in the end), and what need not be tried again. `decide` hears of each
-    decision when it falls."""
+    """What was said and refused so far (what is kept is added in the end), and what need not be tried again. `decide`
+    hears of each decision when it falls."""
 
-    outcomes: list[Outcome] = field(default_factory=list)
     barred: set[str] = field(default_factory=set)
     """Rules that did not end in time: they are not asked again."""
     decide: DecideFunction = lambda decision: None
     _refused: set[tuple[str, str, str]] = field(default_factory=set)
+    _outcomes: dict[Hashable, Rejected | Decline] = field(default_factory=dict)
+
+    @property
+    def outcomes(self) -> list[Rejected | Decline]:
+        """In the order in which the last word on each fell."""
+        return list(self._outcomes.values())
 
     def decline(self, declines: Iterable[Decline]) -> None:
         """Note declines, each once."""
-        known = {o for o in self.outcomes if isinstance(o, Decline)}
-        fresh = dict.fromkeys(d for d in declines if d not in known)
-        self.outcomes += fresh
+        fresh = dict.fromkeys(d for d in declines if d not in self._outcomes)
+        self._outcomes.update((d, d) for d in fresh)
         self.barred |= {d.rule for d in fresh if TIME_UP in d.reason}
         for decline in fresh:
             failed = TIME_UP in decline.reason or " failed (" in decline.reason
@@ -57,8 +61,9 @@ class Journal:
 
     def add(self, outcome: Rejected) -> None:
         """Note a rewrite as not kept, in place of what was said of it before."""
-        self.outcomes = [o for o in self.outcomes if not (isinstance(o, Rejected) and o.rewrite == outcome.rewrite)]
-        self.outcomes.append(outcome)
+        key = outcome.rewrite.key
+        self._outcomes.pop(key, None)
+        self._outcomes[key] = outcome
         self.decide(outcome)
 
     def take(self, steps: Iterable[Step]) -> None:

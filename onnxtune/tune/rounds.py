@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from onnxtune.alike import signature
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import structure
 from onnxtune.costs import macs
@@ -62,6 +63,7 @@ def _judge(run: Run, facts: Facts, proposals: Sequence[Proposal], label: str) ->
     Regions with most work come first: where the time budget ends, what matters has been measured.
     """
     found: dict[int, Step] = {}
+    works: dict[str, tuple[float, str]] = {}
     order = sorted(range(len(proposals)), key=lambda i: -_work(facts, proposals[i]))
     for done, i in enumerate(order):
         proposal = proposals[i]
@@ -72,7 +74,9 @@ def _judge(run: Run, facts: Facts, proposals: Sequence[Proposal], label: str) ->
             if run.options.measure:
                 trial = run.timer.region(facts, proposal)
             else:
-                estimate, why = saved_work(facts, proposal)
+                alike = signature(facts, proposal)
+                works[alike] = works.get(alike) or saved_work(facts, proposal)
+                estimate, why = works[alike]
                 trial = Trial(None, why)
         step = replace(step_of(facts, proposal, trial.comparison, forced=forced), estimate=estimate)
         if not (step.pays or (proposal.enabling and trial.comparison and not slower(trial.comparison))):

@@ -26,6 +26,9 @@ from onnxtune.tune.journal import Journal
 from onnxtune.tune.options import BATCH, DecideFunction, NotifyFunction, Options
 from onnxtune.verify import Verdict, Verifier
 
+STRIKES = 4
+"""Wrong rewrites of one rule among those verified together, after which its others are not tried one by one."""
+
 
 class Run:
     """One run of the loop. `late`: rules that go last, since no other can read what they make, and only where time is
@@ -100,7 +103,13 @@ class Run:
             return Verdict(False, float("inf"), 0, str(error))
 
     def verified(self, base: Model, steps: list[Step]) -> list[Step]:
-        """Verify the steps together; the guilty are found by bisection and dropped with all that stands on them."""
+        """Verify the steps together; the guilty are found by bisection and dropped with all that stands on them.
+
+        A rule that is guilty STRIKES times loses all its later steps, too: the number of verifications must not grow
+        with the number of places where a rule is wrong.
+        """
+        low = 0  # so many of the first steps verify together
+        guilty: Counter[str] = Counter()
         while steps:
             self.notify("verifying", 0, 0)
             with self.stage("verify"):
@@ -108,16 +117,23 @@ class Run:
             if verdict.ok:
                 self.verdict = verdict
                 break
-            low, high = 0, len(steps)  # the prefix of length `low` verifies, the one of length `high` does not
+            high = len(steps)  # so many do not
             while high - low > 1:
                 middle = (low + high) // 2
                 with self.stage("verify"):
                     attempt = self.attempt(base, steps[:middle])
                 low, high = (middle, high) if attempt.ok else (low, middle)
                 verdict = verdict if attempt.ok else attempt
-            lost = dependants(steps, {high - 1})
+            rule = steps[low].proposal.rule
+            guilty[rule] += 1
+            wrong = {low}
+            if guilty[rule] >= STRIKES:
+                wrong |= {i for i in range(low, len(steps)) if steps[i].proposal.rule == rule}
+            lost = dependants(steps, wrong)
             for i in sorted(lost):
-                reason = verdict.reason if i == high - 1 else f"stands on a rewrite that failed: {verdict.reason}"
+                reason = verdict.reason if i == low else f"stands on a rewrite that failed: {verdict.reason}"
+                if i in wrong - {low}:
+                    reason = f"{rule} failed at {STRIKES} other places: {verdict.reason}"
                 self.journal.reject(steps[i].proposal, "verify", reason, steps[i].comparison)
             steps = [s for i, s in enumerate(steps) if i not in lost]
         return steps
