@@ -21,6 +21,7 @@ from onnx.reference import ReferenceEvaluator
 from onnxtune.costs import macs, total_macs
 from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
+from onnxtune.mapped import embedded
 from onnxtune.model import Model
 from onnxtune.ranges import Ranges, clipped
 from onnxtune.runtime import CPU, Session, Target
@@ -190,7 +191,7 @@ def resized(model: Model, feeds: Mapping[str, NDArray[Any]]) -> Model:
 
 def _evaluate(model: Model, feeds: Mapping[str, NDArray[Any]]) -> list[Any]:
     with np.errstate(all="ignore"):
-        return list(ReferenceEvaluator(doubled(resized(model, feeds).proto)).run(None, dict(feeds)))
+        return list(ReferenceEvaluator(doubled(embedded(resized(model, feeds).proto))).run(None, dict(feeds)))
 
 
 def doubled(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -26,7 +26,8 @@ from onnxtune.crashes import CrashError, model_key, noted, trying
 from onnxtune.devices import cpu_name, gpu_name
 from onnxtune.errors import ModelError, ProviderError, UsageError
 from onnxtune.library import ort, plain, stderr_to_nowhere
-from onnxtune.model import PROTOBUF_LIMIT, Model
+from onnxtune.mapped import apart, beside, embedded, mapped_bytes
+from onnxtune.model import PROTOBUF_LIMIT, Model, file_bytes
 
 Feeds = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
@@ -292,8 +293,8 @@ def probe() -> Model:
 @contextlib.contextmanager
 def _loadable(model: Model) -> Iterator[bytes | str]:
     """What InferenceSession takes: bytes, of which it keeps a copy, or for large models a path."""
-    if model.proto.ByteSize() <= IN_MEMORY:
-        yield model.proto.SerializeToString()
+    if file_bytes(model) <= IN_MEMORY:
+        yield embedded(model.proto).SerializeToString()
         return
     with as_file(model) as path:
         yield str(path)
@@ -301,16 +302,18 @@ def _loadable(model: Model) -> Iterator[bytes | str]:
 
 @contextlib.contextmanager
 def as_file(model: Model) -> Iterator[Path]:
-    """The model as a file in a temporary folder, with its weights beside it above 2 GiB."""
+    """The model as a file in a temporary folder; with weights beside it above 2 GiB, or where they lie in files."""
     size = model.proto.ByteSize()
+    if size <= PROTOBUF_LIMIT and mapped_bytes(model.proto):
+        with beside(model.proto) as path:
+            yield path
+        return
     with tempfile.TemporaryDirectory(prefix="onnxtune-") as folder:
         path = Path(folder) / "model.onnx"
         if size <= PROTOBUF_LIMIT:
             path.write_bytes(model.proto.SerializeToString())
         else:
-            proto = onnx.ModelProto()
-            proto.CopyFrom(model.proto)
-            onnx.save(proto, path, save_as_external_data=True, location="model.data", convert_attribute=False)
+            path.write_bytes(apart(model.proto, path.with_name("model.data")).SerializeToString())
         yield path
 
 

@@ -14,6 +14,9 @@ from typing import NamedTuple
 import onnx
 from onnx import GraphProto, TensorProto, shape_inference
 
+from onnxtune.external import nbytes
+from onnxtune.mapped import is_mapped
+
 Shape = tuple["int | str | None", ...]
 """Dimensions: an int when known, the model's own name when symbolic, None when unknown."""
 
@@ -183,4 +186,6 @@ def _describe_weights(source: GraphProto, graph: GraphProto) -> None:
 
 
 def _stored_bytes(tensor: TensorProto) -> int:
+    if is_mapped(tensor):
+        return nbytes(tensor)
     return len(tensor.raw_data) if tensor.HasField("raw_data") else tensor.ByteSize()

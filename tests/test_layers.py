@@ -18,6 +18,7 @@ ORDER = (
     "timebox",
     "tomlfile",
     "external",
+    "mapped",
     "model",
     "shapes",
     "devices",

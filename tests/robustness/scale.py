@@ -73,7 +73,7 @@ from pathlib import Path
 import onnxtune.model, onnxtune.runtime
 limit = int(sys.argv[3])
 if limit:  # the path of models above what one protobuf message holds, on a small one
-    onnxtune.model.PROTOBUF_LIMIT = onnxtune.runtime.PROTOBUF_LIMIT = onnxtune.runtime.IN_MEMORY = limit
+    onnxtune.model.MAPPED_ABOVE = onnxtune.runtime.IN_MEMORY = limit
 def held(name):
     return int(next(x for x in Path('/proc/self/status').read_text().splitlines() if x.startswith(name)).split()[1]) * 1024
 import onnxtune.api
