@@ -184,7 +184,7 @@ def beside(proto: onnx.ModelProto) -> Iterator[Path]:
         yield Path(name)
     finally:
         with contextlib.suppress(OSError):  # Windows keeps what a session has open
-            os.unlink(name)
+            Path(name).unlink()
 
 
 def apart(proto: onnx.ModelProto, data: Path, least: int = 1024) -> onnx.ModelProto:

@@ -224,19 +224,14 @@ def _read(path: Path) -> Model:
 def _in_store(model: Model, stored: Sequence[TensorProto], places: Sequence[Span | None], path: Path) -> Model:
     """The model with its large initializers in files, all other tensors filled. `places`: of those in files now."""
     count = len(model.proto.graph.initializer)  # they come first
-    mapped = [
-        place is not None and i < count and mappable(t) for i, (t, place) in enumerate(zip(stored, places, strict=True))
-    ]
-    near = next((place for place, m in zip(places, mapped, strict=True) if m), None)
-    _fill(stored, [None if m else place for place, m in zip(places, mapped, strict=True)], path)
+    near = [p if p is not None and mappable(t) else None for t, p in zip(stored[:count], places[:count], strict=True)]
+    stay = [*near, *[None] * (len(stored) - count)]
+    _fill(stored, [None if s is not None else p for s, p in zip(stay, places, strict=True)], path)
     folder: object = tempfile.gettempdir()
     try:
-        store = Store(near)
+        store = Store(next((p for p in stay if p is not None), None))
         folder = store.folder
-        weights = [
-            store.refer(t, place) if m and place is not None else store.kept(t)
-            for t, place, m in list(zip(stored, places, mapped, strict=True))[:count]
-        ]
+        weights = [store.kept(t) if p is None else store.refer(t, p) for t, p in zip(stored[:count], near, strict=True)]
     except OSError as error:
         raise _no_room(model.name, folder, error) from None
     return replace(model, proto=with_weights(model.proto, weights), store=store)
