@@ -166,9 +166,11 @@ class Store:
         with path.open("ab") as stream:
             return _referring(tensor, path, append(stream, tensor))
 
-    def keep(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """The model with its large weights in the folder."""
-        return with_weights(proto, map(self.kept, proto.graph.initializer))
+    def placed(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """A model that was read from the folder, with its weights where they lie in it."""
+        weights = proto.graph.initializer
+        here = (_renamed(t, lambda p: str(self.folder / p)) if is_mapped(t) else t for t in weights)
+        return with_weights(proto, here)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from onnxtune.binding import WITHOUT_GRAPH, Call, bind, bind_graph, bind_graph_with_copies, direct, run_options
@@ -26,7 +27,7 @@ from onnxtune.crashes import CrashError, model_key, noted, trying
 from onnxtune.devices import cpu_name, gpu_name
 from onnxtune.errors import ModelError, ProviderError, UsageError
 from onnxtune.library import ort, plain, stderr_to_nowhere
-from onnxtune.mapped import apart, beside, embedded, mapped_bytes
+from onnxtune.mapped import SMALLEST, Store, apart, beside, embedded, mapped_bytes
 from onnxtune.model import PROTOBUF_LIMIT, Model, file_bytes
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -102,7 +103,7 @@ class Settings:
 
     `parallel`: independent nodes at the same time; `arena`: memory is kept for the next run; `spinning`: idle threads
     of a run wait busily; `profile`: prefix of the file that ONNX Runtime's profiler writes ("": none); `optimized`:
-    file for the graph as ONNX Runtime runs it ("": none).
+    file for the graph as ONNX Runtime runs it ("": none); its larger weights go into a file beside it.
     """
 
     level: Level = "all"
@@ -206,6 +207,11 @@ def create(source: bytes | str, target: Target, settings: Settings) -> Any:
         options.profile_file_prefix = settings.profile
     if settings.optimized:
         options.optimized_model_filepath = settings.optimized
+        name = Path(settings.optimized).name + ".data"
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", name)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", str(SMALLEST)
+        )
     if not settings.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
@@ -315,6 +321,23 @@ def as_file(model: Model) -> Iterator[Path]:
         else:
             path.write_bytes(apart(model.proto, path.with_name("model.data")).SerializeToString())
         yield path
+
+
+def fused(model: Model, target: Target) -> Model:
+    """The model after ONNX Runtime's first optimisations, with weights in files; itself where that cannot be written.
+
+    They are a session's first step. What they make of the weights (a BatchNorm folded into them) is held beside the
+    form that the last step makes of these (blocked for the processor): a session of `model` takes twice the weights
+    while it is made, one of the fused model no more than it keeps. The sessions are the same.
+    """
+    store = Store()
+    path = store.folder / "fused.onnx"
+    try:
+        Session(model, Target(CPU, {}, target.threads), settings=Settings("basic", optimized=str(path)))
+        proto = onnx.load(path, load_external_data=False)
+    except (ModelError, OSError, DecodeError):
+        return model
+    return Model(store.placed(proto), model.name, store=store)
 
 
 def versions() -> dict[str, str]:

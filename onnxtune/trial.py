@@ -22,7 +22,7 @@ from onnxtune.measure import Make, Plan, measure, warm
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Proposal
 from onnxtune.region import extract, neighbourhood
-from onnxtune.runtime import Session, Target
+from onnxtune.runtime import CPU, Session, Target, fused
 from onnxtune.shapes import describe
 
 LOG = logging.getLogger(__name__)
@@ -142,11 +142,12 @@ class Timer:
 
 
 def tried(model: Model, target: Target, feeds: Feeds) -> Make:
-    """`fresh`, after one run has shown that the model works. One with LARGE weights is loaded once only: there is no
-    room for copies, and all its sessions are one. Raises ModelError where it does not run."""
-    session = Session(model, target)
+    """`fresh`, after one run has shown that the model works. One with LARGE weights is loaded once only, and in two
+    steps: there is no room for copies, and all its sessions are one. Raises ModelError where it does not run."""
+    large = tensor_bytes(model) > LARGE
+    session = Session(fused(model, target) if large and target.provider == CPU else model, target)
     session.run(feeds)
-    if tensor_bytes(model) <= LARGE:
+    if not large:
         return fresh(model, target, feeds)
     runner = session.runner(feeds)
     return lambda: runner
