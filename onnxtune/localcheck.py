@@ -33,7 +33,7 @@ MAC_LIMIT = 3e8
 ones are compared in ONNX Runtime."""
 DEFORMED_LIMIT = 1e4
 """The same for DeformConv, which the reference evaluates tap by tap in Python."""
-HEAVY = 2**24
+HEAVY = 2**22
 """Bytes of a region's weights from which what the reference leaves behind, in cycles, is cleared away at once."""
 HEAVIEST = 2**27
 """Bytes of a region's weights above which it is compared in ONNX Runtime: the reference holds several copies."""

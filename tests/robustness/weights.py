@@ -20,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -133,48 +132,39 @@ def trial(
     if limit:
         environment["ONNXTUNE_CRASH_NOTES"] = str(folder / "scratch")  # no further child: it would not have the limit
     began = time.monotonic()
-    child = subprocess.Popen(
-        [sys.executable, *start, *words],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    peak = _watched(child.pid, child.communicate)
-    said = peak.said
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, *start, *words], env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    ) as child:
+        most, said = _watched(child)
     lost = [] if child.returncode == 0 else [f"exit code {child.returncode}"]
     seconds = time.monotonic() - began
     if not lost:
         left = [p.name for p in (folder / "scratch").iterdir() if p.is_dir()]
         lost += [f"left behind: {left}"] if left else []
         lost += _wrong(path, out, embedded)
-    return Outcome(stored, peak.most, seconds, lost, said)
+    return Outcome(stored, most, seconds, lost, said)
 
 
-@dataclass
-class _Peak:
-    most: int
-    said: str
-
-
-def _watched(process: int, wait: Callable[[], tuple[str, str]]) -> _Peak:
-    """The most memory that the process and its children had together while `wait` waited for them."""
+def _watched(child: subprocess.Popen[str]) -> tuple[int, str]:
+    """(the most memory that the process and its children had together, what they said). It ends before this returns."""
     done = threading.Event()
-    peak = _Peak(0, "")
+    peaks = [0]
 
     def watch() -> None:
         while not done.wait(0.02):
-            peak.most = max(peak.most, sum(_resident(p) for p in _tree(process)))
+            peaks.append(max(peaks.pop(), sum(_resident(p) for p in _tree(child.pid))))
 
     thread = threading.Thread(target=watch)
     thread.start()
+    assert child.stdout is not None
     try:
-        peak.said = wait()[0]
+        said = child.stdout.read()
+        child.wait()  # its standard input is open as long: it ends when nobody holds that
     finally:
         done.set()
         thread.join()
-    return peak
+    return peaks[0], said
 
 
 def _tree(process: int) -> list[int]:
