@@ -108,27 +108,24 @@ def without_values(proto: onnx.ModelProto) -> onnx.ModelProto:
 def hollow(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model with inputs in the place of weights that lie in files, for tools that cannot read these.
 
-    What holds for any values of an input holds for these. Weights that are inputs already keep their place there.
+    What holds for any values of an input holds for these. Weights that are inputs already stay as they are.
     """
-    graph = proto.graph
-    listed = {v.name for v in graph.input}
-    apart = [t for t in graph.initializer if is_mapped(t)]
-    result = with_weights(proto, (t for t in graph.initializer if not is_mapped(t)))
+    listed = {v.name for v in proto.graph.input}
+    apart = [t for t in proto.graph.initializer if is_mapped(t) and t.name not in listed]
+    names = {t.name for t in apart}
+    result = with_weights(proto, (t for t in proto.graph.initializer if t.name not in names))
     result.ir_version = max(result.ir_version, 4)
-    for tensor in apart:
-        if tensor.name not in listed:
-            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            result.graph.input.append(value)
+    result.graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in apart)
     return result
 
 
 def refilled(changed: onnx.ModelProto, before: onnx.ModelProto) -> onnx.ModelProto:
     """What a tool made of `hollow(before)`, with those weights in their place that are still used."""
     listed = {v.name for v in before.graph.input}
-    used = {i for n in changed.graph.node for i in n.input} | {o.name for o in changed.graph.output} | listed
-    apart = {t.name: t for t in before.graph.initializer if is_mapped(t)}
+    apart = {t.name: t for t in before.graph.initializer if is_mapped(t) and t.name not in listed}
+    used = {i for n in changed.graph.node for i in n.input} | {o.name for o in changed.graph.output}
     result = with_weights(changed, [*changed.graph.initializer, *(t for n, t in apart.items() if n in used)])
-    inputs = [v for v in changed.graph.input if v.name not in apart or v.name in listed]
+    inputs = [v for v in changed.graph.input if v.name not in apart]
     del result.graph.input[:]
     result.graph.input.extend(inputs)
     return result
