@@ -167,27 +167,35 @@ class Store:
         with path.open("ab") as stream:
             return _referring(tensor, path, append(stream, tensor))
 
-    def placed(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """A model that was read from the folder, with its weights where they lie in it."""
-        weights = proto.graph.initializer
-        here = (_renamed(t, lambda p: str(self.folder / p)) if is_mapped(t) else t for t in weights)
-        return with_weights(proto, here)
-
 
 @contextlib.contextmanager
 def beside(proto: onnx.ModelProto) -> Iterator[Path]:
     """A model file in the folder where its weights lie."""
-    apart = [t for t in proto.graph.initializer if is_mapped(t)]
-    (folder,) = {_where(t).path.parent for t in apart}
-    named = with_weights(proto, (_renamed(t, lambda p: p.name) if is_mapped(t) else t for t in proto.graph.initializer))
+    weights = proto.graph.initializer
+    named = with_weights(proto, (_renamed(t, lambda p: p.name) if is_mapped(t) else t for t in weights))
+    with scratch(proto) as path:
+        path.write_bytes(named.SerializeToString())
+        yield path
+
+
+@contextlib.contextmanager
+def scratch(proto: onnx.ModelProto) -> Iterator[Path]:
+    """The name of a model file in the folder where a model's weights lie, and `<name>.data`; both go afterwards."""
+    (folder,) = {_where(t).path.parent for t in proto.graph.initializer if is_mapped(t)}
     handle, name = tempfile.mkstemp(".onnx", "model-", folder)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(named.SerializeToString())
         yield Path(name)
     finally:
-        with contextlib.suppress(OSError):  # Windows keeps what a session has open
-            Path(name).unlink()
+        for path in (name, name + ".data"):
+            with contextlib.suppress(OSError):  # Windows keeps what a session has open
+                Path(path).unlink(missing_ok=True)
+
+
+def placed(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """A model that was read from a Store's folder, with its weights where they lie in it."""
+    here = (_renamed(t, lambda p: str(folder / p)) if is_mapped(t) else t for t in proto.graph.initializer)
+    return with_weights(proto, here)
 
 
 def apart(proto: onnx.ModelProto, data: Path, least: int = 1024) -> onnx.ModelProto:

@@ -27,7 +27,7 @@ from onnxtune.crashes import CrashError, model_key, noted, trying
 from onnxtune.devices import cpu_name, gpu_name
 from onnxtune.errors import ModelError, ProviderError, UsageError
 from onnxtune.library import ort, plain, stderr_to_nowhere
-from onnxtune.mapped import SMALLEST, Store, apart, beside, embedded, mapped_bytes
+from onnxtune.mapped import SMALLEST, apart, beside, embedded, mapped_bytes, placed, scratch
 from onnxtune.model import PROTOBUF_LIMIT, Model, file_bytes
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -323,21 +323,21 @@ def as_file(model: Model) -> Iterator[Path]:
         yield path
 
 
-def fused(model: Model, target: Target) -> Model:
-    """The model after ONNX Runtime's first optimisations, with weights in files; itself where that cannot be written.
+@contextlib.contextmanager
+def fused(model: Model, target: Target) -> Iterator[Model]:
+    """A model with weights in files after ONNX Runtime's first optimisations; itself where that cannot be written.
 
     They are a session's first step. What they make of the weights (a BatchNorm folded into them) is held beside the
     form that the last step makes of these (blocked for the processor): a session of `model` takes twice the weights
     while it is made, one of the fused model no more than it keeps. The sessions are the same.
     """
-    store = Store()
-    path = store.folder / "fused.onnx"
-    try:
-        Session(model, Target(CPU, {}, target.threads), settings=Settings("basic", optimized=str(path)))
-        proto = onnx.load(path, load_external_data=False)
-    except (ModelError, OSError, DecodeError):
-        return model
-    return Model(store.placed(proto), model.name, store=store)
+    with scratch(model.proto) as path:
+        try:
+            Session(model, Target(CPU, {}, target.threads), settings=Settings("basic", optimized=str(path)))
+            made = model.with_proto(placed(onnx.load(path, load_external_data=False), path.parent))
+        except (ModelError, OSError, DecodeError):
+            made = model
+        yield made
 
 
 def versions() -> dict[str, str]:

@@ -13,12 +13,18 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxtune
-from onnxtune import mapped, runtime
+from onnxtune import mapped, runtime, trial
 from onnxtune import model as models
+from onnxtune.apply import apply
+from onnxtune.cache import Cache
+from onnxtune.catalog import catalog, choose
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.mapped import array, is_mapped
+from onnxtune.measure import Plan
 from onnxtune.model import Model, load, save
+from onnxtune.proposal import Proposal
+from onnxtune.propose import propose
 from onnxtune.rule import OWN, Card, Rule
 from onnxtune.runtime import Session, Target
 from onnxtune.tune import wholes
@@ -76,6 +82,11 @@ def outputs(model: Model, level: runtime.Level = "all") -> np.ndarray:
 
 def mapped_names(proto: onnx.ModelProto) -> set[str]:
     return {t.name for t in proto.graph.initializer if is_mapped(t)}
+
+
+def folding() -> Rule:
+    (rule,) = choose(catalog([], plugins=False), ["fold_batchnorm"])
+    return rule
 
 
 def weight(model: Model, name: str) -> TensorProto:
@@ -231,10 +242,27 @@ def test_new_weights_go_to_the_store(path: Path) -> None:
 @pytest.mark.usefixtures("everything_large")
 def test_what_was_fused_is_the_same_session(path: Path) -> None:
     model = load(path)
-    fused = runtime.fused(model, Target(threads=1))
-    assert [n.op_type for n in fused.proto.graph.node] == ["Conv", "Conv", "Relu", "Conv"]
-    assert mapped_names(fused.proto)
-    assert np.array_equal(outputs(fused), outputs(model))
+    assert model.store is not None
+    before = sorted(model.store.folder.iterdir())
+    with runtime.fused(model, Target(threads=1)) as fused:
+        assert [n.op_type for n in fused.proto.graph.node] == ["Conv", "Conv", "Relu", "Conv"]
+        assert mapped_names(fused.proto) == {t.name for t in fused.proto.graph.initializer if mapped.nbytes(t) > 2**16}
+        assert np.array_equal(outputs(fused), outputs(model))
+    assert sorted(model.store.folder.iterdir()) == before
+
+
+@pytest.mark.usefixtures("everything_large")
+def test_two_large_models_are_timed_against_each_other(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one session each, made in two steps."""
+    model, made = load(path), list[Model]()
+    monkeypatch.setattr(trial, "LARGE", 0)
+    monkeypatch.setattr(trial, "Session", lambda m, *rest: made.append(m) or Session(m, *rest))
+    timer = trial.Timer(Target(threads=1), Cache(None))
+    other = apply(model, [p for p in propose(Facts(model), [folding()], {}) if isinstance(p, Proposal)])
+    plan = Plan(warmup=0, rounds=2, duration=0.01, blocks=1, most=1)
+    found = timer.models(model, other, {"x": (1, 3, 6, 6)}, plan)
+    assert found.comparison is not None, found.problem
+    assert [len(m.proto.graph.node) for m in made] == [4, 4], "BatchNorm is gone from both"
 
 
 @pytest.mark.usefixtures("everything_large")
