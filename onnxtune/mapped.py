@@ -141,7 +141,7 @@ class Store:
     def __init__(self, near: Span | None = None) -> None:
         _give_back_blocks()
         self.folder = _folder(None if near is None else near.path)
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        weakref.finalize(self, _remove, self.folder, os.getpid())
         self._links: dict[Path, Path] = {}
 
     def linked(self, path: Path) -> Path:
@@ -263,6 +263,11 @@ def _copy_fields(source: Any, target: Any, leave: frozenset[str] | set[str]) -> 
             getattr(target, field.name).CopyFrom(value)
         else:
             setattr(target, field.name, value)
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a process that was forked from it ends before
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _give_back_blocks() -> None:

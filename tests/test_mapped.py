@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,6 +144,28 @@ def test_the_folder_goes_with_the_model(path: Path) -> None:
     del model
     assert not folder.exists()
     assert {p.name for p in path.parent.iterdir()} <= {"net.onnx", "net.onnx.data"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.usefixtures("everything_large")
+def test_the_folder_does_not_go_with_a_forked_process(path: Path) -> None:
+    model = load(path)
+    code = (
+        "import os, sys\n"
+        "from onnxtune import model\n"
+        "model.MAPPED_ABOVE = 0\n"
+        "m = model.load(sys.argv[1])\n"
+        "if not os.fork():\n"
+        "    sys.exit()\n"
+        "os.wait()\n"
+        "print(m.store.folder.is_dir(), m.store.folder)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    said, _, folder = done.stdout.strip().partition(" ")
+    assert said == "True"
+    assert not Path(folder).exists(), "the process itself cleans up at its end"
+    assert model.store is not None
+    assert model.store.folder.is_dir()
 
 
 @pytest.mark.usefixtures("everything_large")
