@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,6 +27,7 @@ from onnxtune.catalog import catalog, choose
 from onnxtune.errors import ModelError, UsageError
 from onnxtune.feeds import Case, Feeds
 from onnxtune.free_size import with_free_size
+from onnxtune.mapped import embedded
 from onnxtune.model import Model
 from onnxtune.profile import profile
 from onnxtune.ranges import check_inside, checked_ranges
@@ -43,9 +45,13 @@ HEADS = ("auto", "gap", "pyramid", "maps", "low_rank")
 class Result:
     """What `optimize` gives back: the model to deploy and the report on how it came about."""
 
-    model: onnx.ModelProto
     report: Report
     _loaded: Model
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The model with all its weights in memory. (Those of a large model come there when this is asked for.)"""
+        return embedded(self._loaded.proto)
 
     def save(self, path: str | os.PathLike[str], *, external: bool | None = None) -> None:
         """Write the model whole or not at all, with its weights in `<path>.data` when `external`.
@@ -161,7 +167,7 @@ def optimize(
     if isolate:
         arguments = {k: v for k, v in given.items() if k not in ("notify", "decide", "isolate")}
         done, report = isolated.optimize(arguments, {"notify": notify, "decide": decide})
-        return Result(done.proto, replace(report, reproduce=call), done)
+        return Result(replace(report, reproduce=call), done)
     _check_numbers(min_speedup=min_speedup, rtol=rtol, atol=atol, time_budget=time_budget, threads=threads, seed=seed)
     loaded = models.load(model)
     available = catalog([Path(r) for r in rules], plugins=plugins)
@@ -237,7 +243,7 @@ def optimize(
     report = replace(report, reproduce=call)
     if measure and time_budget and "measured_sizes" in report.settings:  # else it came back at once
         report = _profiled(report, loaded, result, target, seed)
-    return Result(result.proto, report, result)
+    return Result(report, result)
 
 
 def _profiled(report: Report, before: Model, after: Model, target: Target, seed: int) -> Report:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxtune.later import Later, is_large
+from onnxtune.mapped import array
 from onnxtune.model import Model
 from onnxtune.shapes import Shape, TensorInfo, infer
 
@@ -164,7 +165,7 @@ class Facts:
             return self.weights[tensor].array()
         stored = self._initializers.get(tensor)
         if stored is not None:
-            return numpy_helper.to_array(stored)
+            return array(stored)
         node = self._producers[tensor]
         name, value = next(iter(node.attributes.items()))
         if name == "value":

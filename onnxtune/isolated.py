@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def optimize(arguments: Mapping[str, Any], listeners: Listeners) -> tuple[Model,
         if isinstance(outcome[-1], Exception):
             raise outcome[-1]
         report, about = outcome[-1]
-        return Model(onnx.load(folder / RESULT), **about), report
+        return replace(models.load(folder / RESULT), **about), report
 
 
 def _write(folder: Path, arguments: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ an end-to-end comparison would hide, such as a wrong border of one channel.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from onnx.reference import ReferenceEvaluator
 from onnxtune.costs import macs, total_macs
 from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
-from onnxtune.model import Model
+from onnxtune.mapped import embedded
+from onnxtune.model import Model, tensor_bytes
 from onnxtune.ranges import Ranges, clipped
 from onnxtune.runtime import CPU, Session, Target
 from onnxtune.shapes import describe
@@ -31,6 +33,10 @@ MAC_LIMIT = 3e8
 ones are compared in ONNX Runtime."""
 DEFORMED_LIMIT = 1e4
 """The same for DeformConv, which the reference evaluates tap by tap in Python."""
+HEAVY = 2**22
+"""Bytes of a region's weights from which what the reference leaves behind, in cycles, is cleared away at once."""
+HEAVIEST = 2**27
+"""Bytes of a region's weights above which it is compared in ONNX Runtime: the reference holds several copies."""
 SMALL = (13, 17)
 """Height and width to which larger maps are cut for the check: odd, unequal, wider than kernels."""
 WEIGHT_ROUNDING = 64.0
@@ -89,7 +95,7 @@ def _check(
     before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], seed: int, ranges: Ranges
 ) -> LocalVerdict:
     feeds = _feeds(before, sizes, seed, ranges)
-    if _takes_long(Facts(before, sizes)):
+    if _takes_long(Facts(before, sizes)) or max(tensor_bytes(before), tensor_bytes(after)) > HEAVIEST:
         return _judge_single(before, after, feeds)
     try:
         want = _evaluate(before, feeds)
@@ -189,8 +195,12 @@ def resized(model: Model, feeds: Mapping[str, NDArray[Any]]) -> Model:
 
 
 def _evaluate(model: Model, feeds: Mapping[str, NDArray[Any]]) -> list[Any]:
-    with np.errstate(all="ignore"):
-        return list(ReferenceEvaluator(doubled(resized(model, feeds).proto)).run(None, dict(feeds)))
+    try:
+        with np.errstate(all="ignore"):
+            return list(ReferenceEvaluator(doubled(embedded(resized(model, feeds).proto))).run(None, dict(feeds)))
+    finally:
+        if tensor_bytes(model) > HEAVY:
+            gc.collect()
 
 
 def doubled(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -8,9 +8,13 @@ import os
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.model import tensor_bytes
+from onnxtune.trial import LARGE
 
 SESSIONS = 3
 """How many sessions of a model are there at once when it is measured: before, after, and before again."""
+
+LARGE_SESSIONS = 2
+"""The same of a model with LARGE weights: before and after."""
 
 
 def peak_bytes(facts: Facts) -> int:
@@ -38,14 +42,16 @@ def peak_bytes(facts: Facts) -> int:
 
 
 def check_fits(facts: Facts) -> None:
-    """Refuse a model that needs more memory than this machine has, SESSIONS times over. Raises ModelError.
+    """Refuse a model that needs more memory than this machine has for the sessions that are there at once. Raises
+    ModelError.
 
     A shape costs nothing to write down: what it would take is known before anything is allocated.
     """
     need, have = peak_bytes(facts), physical_bytes()
-    if have and SESSIONS * need > have:
+    sessions = SESSIONS if tensor_bytes(facts.model) <= LARGE else LARGE_SESSIONS
+    if have and sessions * need > have:
         raise ModelError(
-            f"{facts.model.name}: one inference takes {need / 1e9:.3g} GB at the measured sizes, and {SESSIONS} times"
+            f"{facts.model.name}: one inference takes {need / 1e9:.3g} GB at the measured sizes, and {sessions} times"
             f" that is more than the {have / 1e9:.3g} GB of this machine; give smaller --input-shapes where they are"
             " dynamic"
         )

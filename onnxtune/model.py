@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -23,7 +23,18 @@ from onnx.external_data_helper import uses_external_data
 from onnxtune.crashes import trying
 from onnxtune.domains import contradiction, spelt_out, unify
 from onnxtune.errors import ModelError, one_line
-from onnxtune.external import span
+from onnxtune.external import Span, span
+from onnxtune.mapped import (
+    Store,
+    apart,
+    content,
+    embedded,
+    is_mapped,
+    mappable,
+    mapped_bytes,
+    with_weights,
+    without_values,
+)
 from onnxtune.wellformed import fault, tensors
 
 LOG = logging.getLogger(__name__)
@@ -31,6 +42,10 @@ LAST_WHOLE = TensorProto.FLOAT8E5M2FNUZ
 """Element types beyond it take parts of a byte."""
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that still fit one protobuf message (2 GiB less a margin for the graph itself)."""
+MAPPED_ABOVE = 2**28
+"""Bytes of weights above which those of a model read from a file stay in files (see `onnxtune.mapped`)."""
+FIELDS = {f.name: f.number for f in TensorProto.DESCRIPTOR.fields}
+"""Of a tensor, in the order in which they are hashed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +53,14 @@ class Model:
     """An ONNX model in memory, weights included. Treated as immutable: a rewrite makes a new one.
 
     `name` is what messages call it (the file's name, or "model" for a ModelProto).
-    `external` says that its weights came from files beside it.
+    `external` says that its weights came from files beside it. `store` holds the weights that stay in files.
     """
 
     proto: onnx.ModelProto
     name: str = "model"
     path: Path | None = None
     external: bool = False
+    store: Store | None = None
 
     @property
     def opset(self) -> int:
@@ -66,7 +82,16 @@ class Model:
         return tuple(self.proto.graph.output)
 
     def with_proto(self, proto: onnx.ModelProto) -> Model:
-        return Model(proto, self.name, self.path, self.external)
+        return Model(proto, self.name, self.path, self.external, self.store)
+
+    def kept(self, tensor: TensorProto) -> TensorProto:
+        """A new weight of this model, in the store where there is one. Raises ModelError when that has no room."""
+        if self.store is None:
+            return tensor
+        try:
+            return self.store.kept(tensor)
+        except OSError as error:
+            raise _no_room(self.name, self.store.folder, error) from None
 
     def adopt(self, changed: onnx.ModelProto) -> Model:
         """This model with another's graph, opsets and functions; metadata and interface stay this one's.
@@ -116,10 +141,11 @@ class Model:
 
 def _hash_tensor(digest: hashlib._Hash, tensor: TensorProto) -> None:
     """A weight without the note of which file it once came from."""
-    for field, value in tensor.ListFields():
-        if field.name not in ("data_location", "external_data"):
-            digest.update(field.name.encode())
-            digest.update(value if isinstance(value, bytes) else repr(value).encode())
+    values = (("raw_data", content(tensor)),) if is_mapped(tensor) else ()
+    said = [(f.name, value) for f, value in tensor.ListFields() if f.name not in ("data_location", "external_data")]
+    for name, value in sorted((*said, *values), key=lambda part: FIELDS[part[0]]):
+        digest.update(name.encode())
+        digest.update(value if isinstance(value, bytes | memoryview) else repr(value).encode())
 
 
 def tensor_bytes(model: Model) -> int:
@@ -127,6 +153,11 @@ def tensor_bytes(model: Model) -> int:
     graph = model.proto.graph
     constants = [a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")]
     return sum(_nbytes(t) for t in [*graph.initializer, *constants])
+
+
+def file_bytes(model: Model) -> int:
+    """Bytes of the model and its weights as one file."""
+    return model.proto.ByteSize() + mapped_bytes(model.proto)
 
 
 def _nbytes(tensor: TensorProto) -> int:
@@ -195,17 +226,45 @@ def _read(path: Path) -> Model:
     if problem:
         raise ModelError(f"{path}: not a valid ONNX model ({problem})")
     unify(proto)
-    apart = [t for t in tensors(proto.graph) if uses_external_data(t)]
-    _load_external(apart, path)
-    return Model(proto, path.name, path, bool(apart))
+    del data
+    stored = list(tensors(proto.graph))
+    places = [span(t, path) if uses_external_data(t) else None for t in stored]
+    model = Model(proto, path.name, path, any(places))
+    if tensor_bytes(model) > MAPPED_ABOVE:
+        return _in_store(model, stored, places, path)
+    _fill(stored, places, path)
+    return model
 
 
-def _load_external(apart: Sequence[TensorProto], path: Path) -> None:
-    """Bytes from the files beside the model into the tensors."""
-    for tensor in apart:
-        where = span(tensor, path)
+def _in_store(model: Model, stored: Sequence[TensorProto], places: Sequence[Span | None], path: Path) -> Model:
+    """The model with its large initializers in files, all other tensors filled. `places`: of those in files now."""
+    count = len(model.proto.graph.initializer)  # they come first
+    near = [p if p is not None and mappable(t) else None for t, p in zip(stored[:count], places[:count], strict=True)]
+    stay = [*near, *[None] * (len(stored) - count)]
+    _fill(stored, [None if s is not None else p for s, p in zip(stay, places, strict=True)], path)
+    folder: object = tempfile.gettempdir()
+    try:
+        store = Store(next((p for p in stay if p is not None), None))
+        folder = store.folder
+        weights = [store.kept(t) if p is None else store.refer(t, p) for t, p in zip(stored[:count], near, strict=True)]
+    except OSError as error:
+        raise _no_room(model.name, folder, error) from None
+    return replace(model, proto=with_weights(model.proto, weights), store=store)
+
+
+def _no_room(name: str, folder: object, error: OSError) -> ModelError:
+    return ModelError(
+        f"{name}: its weights cannot be kept in {folder}, a folder for temporary files ({error.strerror})"
+    )
+
+
+def _fill(stored: Sequence[TensorProto], places: Sequence[Span | None], path: Path) -> None:
+    """Bytes from files beside the model into the tensors that have a place there."""
+    for tensor, place in zip(stored, places, strict=True):
+        if place is None:
+            continue
         try:
-            tensor.raw_data = where.read()
+            tensor.raw_data = place.read()
         except OSError as error:
             raise ModelError(f"{path}: external data cannot be read ({error.strerror})") from None
         tensor.ClearField("data_location")
@@ -218,7 +277,7 @@ def _check(model: Model) -> None:
     if model.proto.ByteSize() > PROTOBUF_LIMIT:
         return  # the checker takes one message of at most 2 GiB; ONNX Runtime judges larger ones
     try:
-        onnx.checker.check_model(_with_shapes(model.proto))
+        onnx.checker.check_model(_with_shapes(without_values(model.proto)))
     except (onnx.checker.ValidationError, EncodeError, UnicodeDecodeError, ValueError) as error:
         raise ModelError(f"{model.name}: not a valid ONNX model ({one_line(error)})") from None
 
@@ -248,17 +307,13 @@ def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = 
     above the 2 GiB that protobuf can hold. Raises ModelError when the folder cannot be written.
     """
     path = Path(path)
-    apart = model.external if external is None else external
+    wished = model.external if external is None else external
     with _staging(path) as folder:
         staged, data = folder / path.name, folder / (path.name + ".data")
-        if apart or model.proto.ByteSize() > PROTOBUF_LIMIT:
-            proto = onnx.ModelProto()
-            proto.CopyFrom(model.proto)
-            onnx.save(proto, staged, save_as_external_data=True, location=data.name, convert_attribute=False)
-            if data.exists():  # onnx makes it readable for its owner alone
-                data.chmod(staged.stat().st_mode)
+        if wished or file_bytes(model) > PROTOBUF_LIMIT:
+            staged.write_bytes(apart(model.proto, data).SerializeToString())
         else:
-            staged.write_bytes(model.proto.SerializeToString())
+            staged.write_bytes(embedded(model.proto).SerializeToString())
         files = [f for f in (data, staged) if f.exists()]  # the model last: it is what names the other
         for file in files:
             with file.open("r+b") as handle:  # Windows syncs only what is open for writing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,9 +46,13 @@ class Fragment:
         sizes = ((math.prod(w.dims), onnx.helper.tensor_dtype_to_np_dtype(w.data_type)) for w in described)
         return sum(count * dtype.itemsize for count, dtype in sizes)
 
-    def settled(self) -> Fragment:
-        """The same with all weights computed: it refers to no other model any more."""
-        return replace(self, stored=self.initializers)
+    def settled(self, kept: Callable[[onnx.TensorProto], onnx.TensorProto]) -> Fragment:
+        """The same with all weights computed, and put where `kept` puts them: it refers to no other model any more."""
+        return replace(self, stored=tuple(kept(w.proto() if isinstance(w, Later) else w) for w in self.stored))
+
+    def stowed(self, kept: Callable[[onnx.TensorProto], onnx.TensorProto]) -> Fragment:
+        """The same with the weights that have been computed put where `kept` puts them."""
+        return replace(self, stored=tuple(w if isinstance(w, Later) else kept(w) for w in self.stored))
 
     @property
     def keys(self) -> frozenset[str]:

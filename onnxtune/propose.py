@@ -129,7 +129,8 @@ def _owned(facts: Facts, proposal: Proposal, rule: Rule) -> Said:
     breach = _breach(facts, proposal)
     if breach:
         return _failed(rule, proposal.node if proposal.removes else "", breach)
-    return replace(proposal, rule=rule.name, safety=rule.card.safety, enabling=rule.card.enabling)
+    fragment = proposal.fragment.stowed(facts.model.kept)
+    return replace(proposal, fragment=fragment, rule=rule.name, safety=rule.card.safety, enabling=rule.card.enabling)
 
 
 def _decline(item: object, rule: Rule) -> Decline:

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from onnxtune._version import __version__
+from onnxtune.mapped import with_weights
 from onnxtune.model import Model
 
 PREFIX = "onnxtune."
@@ -28,8 +29,7 @@ def read(model: Model) -> dict[str, Any]:
 
 def stamp(model: Model, entries: Mapping[str, Any]) -> Model:
     """The model with onnxtune's metadata (values as JSON); everything else stays."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = with_weights(model.proto, model.proto.graph.initializer)
     kept = [p for p in proto.metadata_props if not p.key.startswith(PREFIX)]
     copies = [onnx.StringStringEntryProto(key=p.key, value=p.value) for p in kept]
     del proto.metadata_props[:]

@@ -63,7 +63,7 @@ def extract(facts: Facts, keys: Collection[str], reads: Collection[str] = ()) ->
     graph.initializer.extend(constant.values())
     graph.input.extend(v for v in boundary_in if v is not None)
     graph.output.extend(v for v in boundary_out if v is not None)
-    return Model(proto, f"{facts.model.name} (region)")
+    return Model(proto, f"{facts.model.name} (region)", store=facts.model.store)
 
 
 def _declare(facts: Facts, name: str) -> onnx.ValueInfoProto | None:

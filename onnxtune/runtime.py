@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from onnxtune.binding import WITHOUT_GRAPH, Call, bind, bind_graph, bind_graph_with_copies, direct, run_options
@@ -26,7 +27,8 @@ from onnxtune.crashes import CrashError, model_key, noted, trying
 from onnxtune.devices import cpu_name, gpu_name
 from onnxtune.errors import ModelError, ProviderError, UsageError
 from onnxtune.library import ort, plain, stderr_to_nowhere
-from onnxtune.model import PROTOBUF_LIMIT, Model
+from onnxtune.mapped import SMALLEST, apart, beside, embedded, mapped_bytes, placed, scratch
+from onnxtune.model import PROTOBUF_LIMIT, Model, file_bytes
 
 Feeds = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
@@ -101,7 +103,7 @@ class Settings:
 
     `parallel`: independent nodes at the same time; `arena`: memory is kept for the next run; `spinning`: idle threads
     of a run wait busily; `profile`: prefix of the file that ONNX Runtime's profiler writes ("": none); `optimized`:
-    file for the graph as ONNX Runtime runs it ("": none).
+    file for the graph as ONNX Runtime runs it ("": none); its larger weights go into a file beside it.
     """
 
     level: Level = "all"
@@ -205,6 +207,11 @@ def create(source: bytes | str, target: Target, settings: Settings) -> Any:
         options.profile_file_prefix = settings.profile
     if settings.optimized:
         options.optimized_model_filepath = settings.optimized
+        name = Path(settings.optimized).name + ".data"
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", name)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", str(SMALLEST)
+        )
     if not settings.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
@@ -292,8 +299,8 @@ def probe() -> Model:
 @contextlib.contextmanager
 def _loadable(model: Model) -> Iterator[bytes | str]:
     """What InferenceSession takes: bytes, of which it keeps a copy, or for large models a path."""
-    if model.proto.ByteSize() <= IN_MEMORY:
-        yield model.proto.SerializeToString()
+    if file_bytes(model) <= IN_MEMORY:
+        yield embedded(model.proto).SerializeToString()
         return
     with as_file(model) as path:
         yield str(path)
@@ -301,17 +308,36 @@ def _loadable(model: Model) -> Iterator[bytes | str]:
 
 @contextlib.contextmanager
 def as_file(model: Model) -> Iterator[Path]:
-    """The model as a file in a temporary folder, with its weights beside it above 2 GiB."""
+    """The model as a file in a temporary folder; with weights beside it above 2 GiB, or where they lie in files."""
     size = model.proto.ByteSize()
+    if size <= PROTOBUF_LIMIT and mapped_bytes(model.proto):
+        with beside(model.proto) as path:
+            yield path
+        return
     with tempfile.TemporaryDirectory(prefix="onnxtune-") as folder:
         path = Path(folder) / "model.onnx"
         if size <= PROTOBUF_LIMIT:
             path.write_bytes(model.proto.SerializeToString())
         else:
-            proto = onnx.ModelProto()
-            proto.CopyFrom(model.proto)
-            onnx.save(proto, path, save_as_external_data=True, location="model.data", convert_attribute=False)
+            path.write_bytes(apart(model.proto, path.with_name("model.data")).SerializeToString())
         yield path
+
+
+@contextlib.contextmanager
+def fused(model: Model, target: Target) -> Iterator[Model]:
+    """A model with weights in files after ONNX Runtime's first optimisations; itself where that cannot be written.
+
+    They are a session's first step. What they make of the weights (a BatchNorm folded into them) is held beside the
+    form that the last step makes of these (blocked for the processor): a session of `model` takes twice the weights
+    while it is made, one of the fused model no more than it keeps. The sessions are the same.
+    """
+    with scratch(model.proto) as path:
+        try:
+            Session(model, Target(CPU, {}, target.threads), settings=Settings("basic", optimized=str(path)))
+            made = model.with_proto(placed(onnx.load(path, load_external_data=False), path.parent))
+        except (ModelError, OSError, DecodeError):
+            made = model
+        yield made
 
 
 def versions() -> dict[str, str]:

@@ -39,4 +39,4 @@ def _showing(model: Model, tensors: list[str]) -> Model:
     proto.CopyFrom(model.proto)
     own = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=t) for t in tensors if t not in own)
-    return Model(proto, model.name)
+    return Model(proto, model.name, store=model.store)

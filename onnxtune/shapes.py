@@ -14,6 +14,9 @@ from typing import NamedTuple
 import onnx
 from onnx import GraphProto, shape_inference
 
+from onnxtune.external import nbytes
+from onnxtune.mapped import is_mapped
+
 Shape = tuple["int | str | None", ...]
 """Dimensions: an int when known, the model's own name when symbolic, None when unknown."""
 
@@ -175,7 +178,7 @@ def _skeleton(proto: onnx.ModelProto, *, stated: bool) -> onnx.ModelProto:
 def _describe_weights(source: GraphProto, graph: GraphProto) -> None:
     for tensor in source.initializer:
         weight = graph.initializer.add()
-        if tensor.ByteSize() <= STRIP_ABOVE:  # len(raw_data) would copy it
+        if (nbytes(tensor) if is_mapped(tensor) else tensor.ByteSize()) <= STRIP_ABOVE:  # len(raw_data) would copy it
             weight.CopyFrom(tensor)
         else:
             weight.name, weight.data_type = tensor.name, tensor.data_type

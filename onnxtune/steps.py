@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
+from onnxtune.model import Model
 from onnxtune.proposal import Proposal
 from onnxtune.subgraph import Subgraph, before_and_after
 
@@ -35,9 +36,11 @@ class Step:
         measured = self.comparison is not None and self.comparison.verdict == "faster"
         return self.forced or measured or self.estimate > 0
 
-    def settled(self) -> Step:
-        """With all new weights computed: the model that they were made from need not stay in memory."""
-        return replace(self, proposal=replace(self.proposal, fragment=self.proposal.fragment.settled()))
+    def settled(self, model: Model) -> Step:
+        """With all new weights computed, and kept as this model keeps its own: the model that they were made from need
+        not stay in memory."""
+        fragment = self.proposal.fragment.settled(model.kept)
+        return replace(self, proposal=replace(self.proposal, fragment=fragment))
 
     @property
     def saved(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,11 +20,12 @@ from onnxtune.comparison import Comparison
 from onnxtune.errors import ModelError
 from onnxtune.facts import Facts
 from onnxtune.feeds import Feeds, random_feeds
+from onnxtune.mapped import mapped_bytes
 from onnxtune.measure import Make, Plan, measure, warm
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Proposal
 from onnxtune.region import extract, neighbourhood
-from onnxtune.runtime import Session, Target
+from onnxtune.runtime import CPU, Session, Target, fused
 from onnxtune.shapes import describe
 
 LOG = logging.getLogger(__name__)
@@ -164,11 +166,14 @@ class Timer:
 
 
 def tried(model: Model, target: Target, feeds: Feeds) -> Make:
-    """`fresh`, after one run has shown that the model works. One with LARGE weights is loaded once only: there is no
-    room for copies, and all its sessions are one. Raises ModelError where it does not run."""
-    session = Session(model, target)
+    """`fresh`, after one run has shown that the model works. One with LARGE weights is loaded once only, and in two
+    steps: there is no room for copies, and all its sessions are one. Raises ModelError where it does not run."""
+    large = tensor_bytes(model) > LARGE
+    in_steps = large and target.provider == CPU and mapped_bytes(model.proto) > 0
+    with fused(model, target) if in_steps else contextlib.nullcontext(model) as loaded:
+        session = Session(loaded, target)
     session.run(feeds)
-    if tensor_bytes(model) <= LARGE:
+    if not large:
         return fresh(model, target, feeds)
     runner = session.runner(feeds)
     return lambda: runner

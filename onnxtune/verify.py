@@ -174,17 +174,25 @@ class Verifier:
         worst = 0.0
         targets = (Target(CPU, {}, self._target.threads), self._target)
         for level, target in zip(self.levels, targets, strict=True):
-            try:
-                session = Session(candidate, target, level)
-                for number, reference in enumerate(self._references):
-                    error, reason = self._compare(number, session.run(reference.case.feeds))
-                    worst = max(worst, error)
-                    if reason:
-                        where = f"{reason} ({reference.case.name}, ONNX Runtime level {level})"
-                        return Verdict(False, worst, len(self._references), where)
-            except ModelError as error_:
-                return Verdict(False, worst, len(self._references), str(error_))
+            error, reason = self._compare_at(candidate, level, target)
+            worst = max(worst, error)
+            if reason:
+                return Verdict(False, worst, len(self._references), reason)
         return Verdict(True, worst, len(self._references))
+
+    def _compare_at(self, candidate: Model, level: Level, target: Target) -> tuple[float, str]:
+        """(largest relative difference, what broke) in one session, which is gone afterwards."""
+        worst = 0.0
+        try:
+            session = Session(candidate, target, level)
+            for number, reference in enumerate(self._references):
+                error, reason = self._compare(number, session.run(reference.case.feeds))
+                worst = max(worst, error)
+                if reason:
+                    return worst, f"{reason} ({reference.case.name}, ONNX Runtime level {level})"
+        except ModelError as broken:
+            return worst, str(broken)
+        return worst, ""
 
     def _compare(self, number: int, got: Outputs) -> tuple[float, str]:
         worst = 0.0

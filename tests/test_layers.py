@@ -20,6 +20,7 @@ ORDER = (
     "timebox",
     "tomlfile",
     "external",
+    "mapped",
     "model",
     "shapes",
     "devices",

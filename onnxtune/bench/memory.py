@@ -8,7 +8,7 @@ from typing import Any
 from onnxtune.bench.child import Request
 from onnxtune.bench.process import TIMEOUT, ask
 from onnxtune.feeds import Feeds
-from onnxtune.model import Model
+from onnxtune.model import Model, file_bytes
 from onnxtune.runtime import Target, as_file
 
 
@@ -45,6 +45,12 @@ def memory(model: Model, feeds: Feeds, target: Target, *, timeout: float = TIMEO
     takes longer than `timeout` seconds; ProviderError when the provider does not become active.
     """
     with as_file(model) as path:
-        size = sum(p.stat().st_size for p in path.parent.iterdir())
         answer = ask("onnxtune.bench.child", Request(str(path), target, feeds), model.name, timeout=timeout)
-    return Memory(size, answer["session_seconds"], answer["before"], answer["loaded"], answer["peak"], answer["device"])
+    return Memory(
+        file_bytes(model),
+        answer["session_seconds"],
+        answer["before"],
+        answer["loaded"],
+        answer["peak"],
+        answer["device"],
+    )

@@ -23,7 +23,7 @@ from onnxtune.feeds import Feeds, random_feeds
 from onnxtune.library import plain
 from onnxtune.measure import TWINS, Judge, Make, Plan, Samples, collect, enough
 from onnxtune.memory import peak_bytes
-from onnxtune.model import Model
+from onnxtune.model import Model, file_bytes
 from onnxtune.runtime import Session, Target
 from onnxtune.shapes import describe
 from onnxtune.sizes import Sizes, bind
@@ -222,7 +222,7 @@ def _measured(c: Contestant, samples: Samples, i: int, shapes: Sizes, setup: Set
         steady=warmup.steady,
         noise=self_noise(taken, setup.plan.seed),
         cut=samples.cut[i],
-        model_bytes=c.model.proto.ByteSize() if c.memory is None else c.memory.model_bytes,
+        model_bytes=file_bytes(c.model) if c.memory is None else c.memory.model_bytes,
         memory=c.memory,
         percentiles=setup.percentiles,
         rewritten=c.rewritten,

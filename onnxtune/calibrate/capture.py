@@ -34,4 +34,4 @@ def exposing(model: Model, tensors: Sequence[str]) -> Model:
         info = facts.declared.get(name)
         elem = info.elem_type if info else onnx.TensorProto.FLOAT
         proto.graph.output.append(onnx.helper.make_tensor_value_info(name, elem, None))
-    return Model(proto, model.name)
+    return Model(proto, model.name, store=model.store)

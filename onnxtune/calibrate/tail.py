@@ -162,4 +162,4 @@ def _from(facts: Facts, specs: Sequence[Spec]) -> Model:
         graph.input.append(onnx.helper.make_tensor_value_info(spec.name, kind, shape))
     graph.output.extend(source.graph.output)
     graph.initializer.extend(w for w in source.graph.initializer if w.name in read)
-    return Model(proto, facts.model.name)
+    return Model(proto, facts.model.name, store=facts.model.store)

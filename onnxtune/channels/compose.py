@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from onnxtune.apply import apply
 from onnxtune.channels.axis import Integers
@@ -20,6 +19,7 @@ from onnxtune.channels.resized import resize_named
 from onnxtune.facts import Facts
 from onnxtune.fragment import Builder
 from onnxtune.later import LARGE, Later
+from onnxtune.mapped import array, is_mapped
 from onnxtune.model import Model
 from onnxtune.proposal import Fragment, Proposal
 
@@ -109,10 +109,10 @@ def _bare(facts: Facts) -> tuple[Model, dict[str, Later]]:
     for part in ("node", "input", "output", "value_info", "sparse_initializer", "quantization_annotation"):
         getattr(graph, part).extend(getattr(source, part))
     for tensor in source.initializer:
-        if tensor.name in weights or tensor.ByteSize() < LARGE:
+        if tensor.name in weights or not (is_mapped(tensor) or tensor.ByteSize() >= LARGE):
             graph.initializer.append(tensor)
             continue
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        weights[tensor.name] = Later(tuple(tensor.dims), dtype, partial(numpy_helper.to_array, tensor), tensor.name)
+        weights[tensor.name] = Later(tuple(tensor.dims), dtype, partial(array, tensor), tensor.name)
         graph.initializer.append(weights[tensor.name].described())
     return facts.model.with_proto(proto), weights

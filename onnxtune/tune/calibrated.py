@@ -138,7 +138,8 @@ def _with(
     fitted = []
     for group, made in zip(point.groups, point.fitted, strict=True):
         measured = group[0].timed.comparison if len(group) == 1 else _anew(run, facts, made.proposal)
-        fitted.append(replace(step_of(facts, made.proposal, measured, forced=forced), error=made.error))
+        step = step_of(facts, made.proposal, measured, forced=forced)
+        fitted.append(replace(step, error=made.error).settled(run.original))
     both = [*steps, *fitted]
     both = _busy(both)
     middle = apply(base, [s.proposal for s in both])

@@ -10,7 +10,7 @@ from onnxtune.alike import signature
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import structure
 from onnxtune.costs import macs
-from onnxtune.errors import one_line
+from onnxtune.errors import ModelError, one_line
 from onnxtune.facts import Facts
 from onnxtune.localcheck import check_region
 from onnxtune.model import Model
@@ -102,8 +102,8 @@ def _judge(run: Run, facts: Facts, proposals: Sequence[Proposal], label: str) ->
 def _settled(run: Run, step: Step) -> Step | None:
     """The step with its weights computed; None, and reported, when its rule cannot compute them."""
     try:
-        return step.settled()
-    except MemoryError:
+        return step.settled(run.original)
+    except (MemoryError, ModelError):
         raise
     except Exception as error:  # a rule's own code
         reason = f"its weights cannot be computed ({type(error).__name__}: {one_line(error)})"

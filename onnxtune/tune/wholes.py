@@ -10,7 +10,8 @@ import onnx
 from onnxtune import trial as plans
 from onnxtune.cache import structure
 from onnxtune.errors import ModelError
-from onnxtune.model import Model
+from onnxtune.mapped import embedded, hollow, mapped_bytes, refilled, with_weights
+from onnxtune.model import PROTOBUF_LIMIT, Model, file_bytes, tensor_bytes
 from onnxtune.proposal import Decline, ModelProposal, Proposal
 from onnxtune.propose import TIME_UP, guarded, propose
 from onnxtune.report import Kept, Rejected, describe
@@ -107,14 +108,25 @@ def _transformed(run: Run, base: Model, rule: Rule) -> tuple[ModelProposal | Non
 
 
 def _change(run: Run, base: Model, rule: Rule) -> onnx.ModelProto | str | None:
-    """What the rule makes of the model; somebody else's gets a copy, which it may edit."""
-    proto = base.proto
-    if rule.card.source != OWN:
+    """What the rule makes of the model; somebody else's gets a copy, which it may edit, with all weights in memory.
+
+    Our own see inputs in the place of weights that stay in files: they have no use for the values of these.
+    """
+    mapped = mapped_bytes(base.proto) > 0
+    if rule.card.source == OWN:
+        proto = hollow(base.proto) if mapped else base.proto
+    elif file_bytes(base) > PROTOBUF_LIMIT:
+        return f"the model's {tensor_bytes(base) / 1e9:.3g} GB of weights do not fit the one message that it would get"
+    else:
         proto = onnx.ModelProto()
-        proto.CopyFrom(base.proto)
+        proto.CopyFrom(embedded(base.proto))
     changed = rule.entry(proto, rule.settings(run.rule_settings.get(rule.name)))
     if changed is not None and not isinstance(changed, onnx.ModelProto | str):
         raise TypeError(f"it gave a {type(changed).__name__}, neither a ModelProto, a reason nor None")
+    if isinstance(changed, onnx.ModelProto) and mapped:
+        if rule.card.source == OWN:
+            return refilled(changed, base.proto)
+        return with_weights(changed, map(base.kept, changed.graph.initializer))
     return changed
 
 
