@@ -57,6 +57,7 @@ class Card:
     enabling: bool = False
     pays_alone: bool = True
     default: bool = True
+    late: bool = False
     order: int = 100
     min_opset: int = 7
     guidelines: tuple[int, ...] = ()
@@ -112,6 +113,7 @@ _OTHER: Mapping[str, type] = {
     "enabling": bool,
     "pays_alone": bool,
     "default": bool,
+    "late": bool,
     "order": int,
     "min_opset": int,
 }

@@ -500,3 +500,28 @@ def test_real_models_come_back_whole(shared: Path, name: str, clock: list[float]
     result = tuned(path)
     assert result.report.status == "nothing to gain"
     assert bare(result.model) == onnx.load(path)
+
+
+# --- late rules ------------------------------------------------------------------------------------------
+
+
+def late_network() -> onnx.ModelProto:
+    """A Conv with a BatchNormalization, which a late rule must not see before it is folded."""
+    rng = np.random.default_rng(0)
+    vectors = {n: rng.uniform(0.5, 1.5, 16).astype(np.float32) for n in ("s", "o", "m", "v")}
+    text = """g (float[N, 16, 12, 12] x) => (float[N, 16, 12, 12] y) {
+        c = Conv <pads = [1, 1, 1, 1]> (x, w)  y = BatchNormalization (c, s, o, m, v) }"""
+    return model_of(text, {"w": rng.standard_normal((16, 16, 3, 3)).astype(np.float32), **vectors})
+
+
+def test_late_rules_come_after_all_others(clock: list[float]) -> None:
+    clock[:] = [1.3]
+    result = tuned(late_network(), only=("fold_batchnorm", "winograd_conv"))
+    assert [k.rewrite.rule for k in result.report.kept] == ["fold_batchnorm", "winograd_conv"]
+    assert "BatchNormalization" not in operators(result)
+
+
+def test_late_rules_need_measurements() -> None:
+    result = tuned(late_network(), only=("winograd_conv",), measure=False)
+    assert result.report.status == "nothing to gain"
+    assert operators(result) == ["Conv", "BatchNormalization"]

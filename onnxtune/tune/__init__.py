@@ -2,7 +2,8 @@
 
 Each round asks all rules, measures what they propose region by region, takes the best set that does
 not overlap, and verifies the new model; rewrites open others, so rounds go on until nothing is found.
-Calibrated rewrites may then spend the budget. In the end the whole model is timed against the original.
+Calibrated rewrites may then spend the budget; late rules, whose results no other rule reads, come after
+them. In the end the whole model is timed against the original.
 What is not faster there does not leave.
 """
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxtune import provenance
-from onnxtune.apply import apply
 from onnxtune.cache import Cache
 from onnxtune.calibrate.points import Calibration
 from onnxtune.feeds import Case
@@ -58,13 +58,14 @@ def tune(
 def _loop(run: Run) -> tuple[Model, Report]:
     base = wholes.prepare(run)
     steps = rounds.rounds(run, base, [], [r for r in run.rules if r.card.enabling])
-    steps = rounds.rounds(run, base, steps, run.rules)
+    early = rounds.rounds(run, base, steps, run.rules)
+    steps = rounds.late(run, base, early)
     if run.calibrated and run.calibration is not None:
-        found = calibrated.spend(run, base, steps, run.calibration)
+        found = calibrated.spend(run, base, early, steps, run.calibration)
         if found is not None:
             return found
     elif run.calibrated and run.options.measure:
-        promise(run, apply(base, [s.proposal for s in steps]))
+        promise(run, base, early, steps)
     idle = prune_enabling(steps)
     if idle:
         for i in sorted(idle):

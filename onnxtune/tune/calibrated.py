@@ -18,29 +18,35 @@ from onnxtune.calibrate.tail import tail_of
 from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.model import Model, tensor_bytes
-from onnxtune.proposal import Decline, Proposal
+from onnxtune.proposal import Decline, Proposal, overlap
 from onnxtune.propose import propose_levels
 from onnxtune.report import Report, Status
 from onnxtune.steps import Step, prune_enabling, step_of
 from onnxtune.tune.confirm import last_word
 from onnxtune.tune.finish import finish
-from onnxtune.tune.rounds import rounds
+from onnxtune.tune.rounds import late, rounds
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import no_gain, slower
 
 
-def spend(run: Run, base: Model, steps: list[Step], calibration: Calibration) -> tuple[Model, Report] | None:
-    """The model after calibrated rewrites that passed the gate; None when there is none that pays."""
+def spend(
+    run: Run, base: Model, steps: list[Step], exact: list[Step], calibration: Calibration
+) -> tuple[Model, Report] | None:
+    """The model after calibrated rewrites that passed the gate; None when there is none that pays.
+
+    They start from `steps`; `exact`: these and late rewrites, what is to be beaten.
+    """
     before = apply(base, [s.proposal for s in steps])
+    alone = apply(base, [s.proposal for s in exact])
     facts = run.facts_of(before)
     said = propose_levels(facts, run.calibrated, run.rule_settings)
-    timed, slow = _timed(run, facts, said)
-    search = _search(run, before, facts, [t.level for t in (*timed, *slow)], calibration)
+    timed, slow = _timed(run, facts, said, exact[len(steps) :])
+    search = _search(run, alone, facts, [t.level for t in (*timed, *slow)], calibration)
     search.offered = sum(isinstance(s, Level) for s in said)
     found = None
     with run.stage("fit"):
         for point in search.passing(timed):
-            found = _with(run, base, steps, point)
+            found = _with(run, base, steps, alone, point)
             run.fronts = summary(search, point if found else None)
             if found is not None:
                 break
@@ -50,7 +56,7 @@ def spend(run: Run, base: Model, steps: list[Step], calibration: Calibration) ->
                 why = "was measured in the time budget" if search.offered else "can be made of any layer"
                 run.notes.append(f"{', '.join(run.options.insist)}: nothing of the form that was asked for {why}")
             elif any(o.timed.level.rule in run.options.force for o in asked.options):
-                found = _with(run, base, steps, asked, forced=True)
+                found = _with(run, base, steps, alone, asked, forced=True)
                 run.fronts = summary(search, asked)
             elif not search.open(asked):
                 run.fronts = summary(search, asked, refused=True)
@@ -73,8 +79,9 @@ def spend(run: Run, base: Model, steps: list[Step], calibration: Calibration) ->
     return finish(run, result, "faster" if enough else otherwise, comparison, wholes, kept)
 
 
-def _search(run: Run, before: Model, facts: Facts, levels: Sequence[Level], calibration: Calibration) -> Search:
-    """The search over these levels: on the tail of the network behind the first of them, where there is one."""
+def _search(run: Run, exact: Model, facts: Facts, levels: Sequence[Level], calibration: Calibration) -> Search:
+    """The search over these levels: on the tail of the network behind the first of them, where there is one. `exact`:
+    what is to be beaten."""
     with run.stage("judge"):
         tell = lambda done, total: run.notify("running the model on the calibration data", done, total)  # noqa: E731
         tail = tail_of(facts, levels, calibration.data, run.target, tell) if levels else None
@@ -87,13 +94,16 @@ def _search(run: Run, before: Model, facts: Facts, levels: Sequence[Level], cali
             crop_border=calibration.crop_border,
             notify=tell,
         )
-        latency = run.timer.latency(before, run.sizes)
+        latency = run.timer.latency(exact, run.sizes)
         seen = facts if tail is None else tail.facts
         return Search(seen, judge, calibration, run.target, run.options.seed, latency, run.notify, tail)
 
 
-def _timed(run: Run, facts: Facts, said: Sequence[Level | Decline]) -> tuple[list[Timed], list[Timed]]:
-    """The levels that are faster, unfitted, on their regions; and those that are not, but are insisted on."""
+def _timed(
+    run: Run, facts: Facts, said: Sequence[Level | Decline], rivals: Sequence[Step]
+) -> tuple[list[Timed], list[Timed]]:
+    """The levels that are faster, unfitted, on their regions than these are with late rewrites; and those that are
+    not, but are insisted on."""
     run.journal.decline(d for d in said if isinstance(d, Decline))
     levels = [level for level in said if isinstance(level, Level)]
     found: list[Timed] = []
@@ -104,9 +114,13 @@ def _timed(run: Run, facts: Facts, said: Sequence[Level | Decline]) -> tuple[lis
         with run.stage("measure"):
             trial = next(trials)
         small = _freed(facts, level.unfitted) if run.options.objective == "size" else None
-        good = "faster" if small is None else ("faster", "no measurable change")
-        if trial.comparison is not None and trial.comparison.verdict in good:
-            found.append(Timed(level, trial.comparison, small))
+        good = ("faster",) if small is None else ("faster", "no measurable change")
+        forgone = sum(s.saved for s in rivals if overlap(s.proposal, level.unfitted))
+        if trial.comparison is not None and trial.comparison.verdict in good and trial.comparison.saved > forgone:
+            found.append(Timed(level, trial.comparison, small, forgone))
+        elif forgone and trial.comparison is not None and trial.comparison.verdict == "faster":
+            reason = f"an exact rewrite saves more ({1e6 * forgone:.3g} microseconds)"
+            run.journal.reject(level.unfitted, "measure", reason, trial.comparison)
         else:
             reason = trial.problem or no_gain(trial.comparison)
             run.journal.reject(level.unfitted, "measure", reason, trial.comparison)
@@ -116,7 +130,7 @@ def _timed(run: Run, facts: Facts, said: Sequence[Level | Decline]) -> tuple[lis
 
 
 def _with(
-    run: Run, base: Model, steps: list[Step], point: Point, *, forced: bool = False
+    run: Run, base: Model, steps: list[Step], exact: Model, point: Point, *, forced: bool = False
 ) -> tuple[Point, Model, Comparison | None, list[Step]] | None:
     """The point's rewrites, exact ones again on top, timed: against what exact rewrites alone give, and the
     original. None when they do not pay."""
@@ -137,11 +151,11 @@ def _with(
     try:
         after = rounds(run, middle, [], run.rules)
         after = run.verified(middle, _busy(after))
+        after = late(run, middle, after)
         result = apply(middle, [s.proposal for s in after])
     finally:
         run.verifier = outer
     with run.stage("confirm"):
-        exact = apply(base, [s.proposal for s in steps])
         timer = replace(run.timer, deadline=float("inf"))
         bought = timer.models(exact, result, run.sizes, plans.MODEL_PLAN).comparison
         last = last_word(run, result)

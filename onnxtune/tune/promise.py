@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from onnxtune.apply import apply
 from onnxtune.calibrate.level import Level
 from onnxtune.model import Model
 from onnxtune.proposal import Decline
 from onnxtune.propose import propose_levels
 from onnxtune.select import select
+from onnxtune.steps import Step
 from onnxtune.tune.run import Run
 
 LAYERS, SECONDS = 6, 15.0
@@ -19,8 +21,12 @@ RATIO = 0.3
 """Multiply-accumulates left of a layer that calibration mostly allows."""
 
 
-def promise(run: Run, model: Model) -> None:
-    """Say what calibration data could be worth: levels of the largest layers, timed and not fitted."""
+def promise(run: Run, base: Model, steps: Sequence[Step], exact: Sequence[Step]) -> None:
+    """Say what calibration data could be worth: levels of the largest layers, timed and not fitted.
+
+    Calibrated rewrites would start from `steps`; `exact`: these and late rewrites, what is to be beaten.
+    """
+    model, rival = (apply(base, [s.proposal for s in chosen]) for chosen in (steps, exact))
     facts = run.facts_of(model)
     layers = usual_levels(propose_levels(facts, run.calibrated, run.rule_settings))
     timer = replace(run.timer, deadline=min(run.timer.deadline, time.monotonic() + SECONDS))
@@ -32,13 +38,14 @@ def promise(run: Run, model: Model) -> None:
                 comparison = timer.region(facts, level.unfitted).comparison
                 if comparison is not None and comparison.verdict == "faster":
                     faster.append((level, comparison.saved))
-        latency = run.timer.latency(model, run.sizes) if faster else 0.0
+        latency, own = (run.timer.latency(m, run.sizes) if faster else 0.0 for m in (model, rival))
     chosen = [faster[i] for i in select([x.unfitted for x, _ in faster], [saved for _, saved in faster])]
     total = sum(saved for _, saved in chosen)
-    if 0.05 * latency < total < latency:
+    left = latency - total
+    if 0 < left < 0.95 * own:
         each = (f"{level.rule} at {level.layer.key} {1e6 * saved:.3g} us" for level, saved in chosen)
         run.notes.append(
-            f"with --calibration-data up to {latency / (latency - total):.1f}x more, by forms with at most {RATIO:.0%}"
+            f"with --calibration-data up to {own / left:.1f}x more, by forms with at most {RATIO:.0%}"
             f" of a layer's multiply-accumulates, timed unfitted: {', '.join(each)}"
         )
 

@@ -27,10 +27,15 @@ from onnxtune.tune.wording import UNDONE, no_gain, slower
 ROUND_LIMIT = 8
 
 
-def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule]) -> list[Step]:
+def late(run: Run, base: Model, steps: list[Step]) -> list[Step]:
+    """`steps` and what late rules add to them, in one round: they do not rewrite their own results."""
+    return rounds(run, base, steps, run.late, 1) if run.late else steps
+
+
+def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule], limit: int = ROUND_LIMIT) -> list[Step]:
     """`steps` and what these rules add to them, round after round, until nothing more is found."""
     seen: set[str] = set()
-    for number in range(ROUND_LIMIT):
+    for number in range(limit):
         current = apply(base, [s.proposal for s in steps])
         seen.add(structure(current.proto))
         with run.stage("propose"):

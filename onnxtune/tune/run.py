@@ -28,7 +28,8 @@ from onnxtune.verify import Verdict, Verifier
 
 
 class Run:
-    """One run of the loop. `wholes`: whole-model rewrites so far, each with the model before it; `fronts`: what the
+    """One run of the loop. `late`: rules that go last, since no other can read what they make, and only where time is
+    measured. `wholes`: whole-model rewrites so far, each with the model before it; `fronts`: what the
     calibration found, for the report; `verdict`: the last one that held."""
 
     def __init__(
@@ -45,7 +46,9 @@ class Run:
         decide: DecideFunction,
     ) -> None:
         self.original, self.target, self.options = original, target, options
-        self.rules = [r for r in rules if r.card.safety == "exact"]  # others need data, or only advise
+        exact = [r for r in rules if r.card.safety == "exact"]  # others need data, or only advise
+        self.rules = [r for r in exact if not r.card.late]
+        self.late = [r for r in exact if r.card.late and options.measure]
         self.calibrated = [r for r in rules if r.levels is not None]
         self.calibration, self.notify, self.settings = calibration, notify, settings
         self.journal = Journal(decide=decide)
