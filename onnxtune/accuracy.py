@@ -76,12 +76,6 @@ class Drop:
         """May the rewrite pass? The bound must be within the budget, and the labels must not contradict."""
         return self.bound <= budget and (self.labelled_low is None or self.labelled_low <= budget)
 
-    def foreseen(self, samples: int) -> float:
-        """The bound on this many samples, if the estimate stays."""
-        doubt = normal_quantile(self.confidence) * self.doubt
-        drawn = max((self.bound - self.estimate) ** 2 - doubt**2, 0.0) * self.samples / max(samples, 1)
-        return self.estimate + math.hypot(math.sqrt(drawn), doubt)
-
     def needed(self, budget: float) -> int | None:
         """Samples with which the bound would come within the budget if the estimate stays; None: not with any number,
         or it is itself over."""

@@ -103,7 +103,8 @@ class Search:
 
         Levels whose harm alone the select split cannot see are told apart by the errors of their layers: what the most
         careful set so far may have lost is shared out by their squares. In the end single levels, of each layer the
-        one that gains most: every further layer is a risk for what it gains.
+        one that gains most: every further layer is a risk for what it gains. At last the most careful set of those
+        that promised too little: the select split, a fraction of what the gate sees, may have been too small to tell.
         """
         known = min(self.points, key=lambda p: p.drop.bound, default=None)
         if known is None:
@@ -121,6 +122,9 @@ class Search:
         for i in list(alone.values())[:GATES]:
             if self._is_new(sets, frozenset({i})):
                 yield self._tried(sets, frozenset({i}))
+        unseen = [p for p in self.points if p.gate is None and p.drop.estimate <= self.budget]
+        if unseen:
+            yield min(unseen, key=lambda p: p.drop.bound)
 
     def _is_new(self, sets: Sets, chosen: frozenset[int]) -> bool:
         return bool(chosen) and not any(p.identity == sets.identity(chosen) for p in self.points)
@@ -222,17 +226,20 @@ class Search:
 
     def _promises(self, point: Point) -> bool:
         """Would the gate, with its many samples, find the drop within the budget if it is what it seems?"""
-        return point.drop.foreseen(len(self._unseen)) <= self.budget
+        return point.foreseen <= self.budget
 
     def _point(self, options: Sequence[Option]) -> Point:
         place = {key: n.index for key, n in self.facts.by_key.items()}
         options = sorted(options, key=lambda o: place[o.timed.level.layer.key])
         groups = grouped(options)
         model, fitted = self.fitter.in_order([combined(g) for g in groups], self.splits.fit)
-        first = confidence_of(0, self.judge.confidence)  # with which its bound is foreseen
-        drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select, first)
+        scores, select = self.judge.score(model, self.splits.select), self.splits.select
+        drop, sure = self.judge.drop(scores, select), confidence_of(0, self.judge.confidence)
+        more = max(1, round(len(self._unseen) / len(select)))
+        foreseen = self.judge.drop(scores, select, sure, more).bound
         latency = max(0.0, self.latency - sum(o.timed.saved for o in options))
-        return Point(tuple(groups), fitted, self.whole, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
+        costs = self.costs(Facts(model, self.facts.sizes))
+        return Point(tuple(groups), fitted, self.whole, latency, *costs, drop, foreseen)
 
     def costs(self, facts: Facts) -> tuple[int, int]:
         """Multiply-accumulates and bytes of weights of the whole model, of which the facts may know the tail only."""
