@@ -15,15 +15,16 @@ gap to the expected drop measures b with standard error s, and of all mixtures
 
     (1 - w) expected + w labelled,   w = t^2 / (t^2 + s^2)
 
-errs least: by the mixture's own standard error and by (1 - w) t that no sample tells, the drop's `doubt`. Few
-labels count little, many decide. Taking the gap in only when it is significant would leave the rest of b in.
-Where the gap is beyond both t and its error, on the side of a loss, t is what remains of it without the error.
+errs least: by the mixture's own standard error and by (1 - w) t that no sample tells. Few labels count little, many
+decide. Taking the gap in only when it is significant would leave the rest of b in. Where the gap is beyond both t and
+its error, on the side of a loss, t is what remains of it without the error.
 Without labels w is 0. The labelled difference itself can veto. The bound is that of a sample with one more, lost,
 image: no flips among 400 images do not prove that there are none.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,8 +54,8 @@ class Drop:
 
     `estimate` and one-sided upper `bound` at `confidence`; `labelled`: the plain paired difference where labels
     are there, with its own one-sided lower end `labelled_low`; `flips`: share of samples whose decision changed.
-    `deviation`: standard deviation of the per-sample differences; `doubt`: of what the estimate errs by however many
-    samples there are. `output`: which output of several.
+    `deviation`: standard deviation of the per-sample differences. `output`: which output of several. `doubt`: t, and
+    `weight`: w of the module's docstring, where the estimate is such a mixture.
     """
 
     metric: str
@@ -71,21 +72,36 @@ class Drop:
     flips: float | None = None
     output: str = ""
     doubt: float = 0.0
+    weight: float = 0.0
 
     def within(self, budget: float) -> bool:
         """May the rewrite pass? The bound must be within the budget, and the labels must not contradict."""
         return self.bound <= budget and (self.labelled_low is None or self.labelled_low <= budget)
 
+    def spread(self, samples: int) -> float:
+        """What the estimate would err by (standard deviation) on this many samples.
+
+        With s^2 = t^2 (1 - w) / w on n samples, the mixture's variance on m is that of the expected loss / m, and
+        w'^2 s'^2 + (1 - w')^2 t^2 = (1 - w') t^2, where s'^2 = s^2 n / m.
+        """
+        square, more = self.doubt**2, samples / self.samples
+        expected = max(self.deviation**2 - self.samples * square * self.weight * (1 - self.weight), 0.0)
+        return math.sqrt(expected / samples + square * (1 - self.weight) / (1 - self.weight + self.weight * more))
+
+    def foreseen(self, samples: int, confidence: float) -> float:
+        """About the bound on this many samples at this confidence, if the estimate stays."""
+        lost = 1 / samples if self.metric in ("top1", "top5", "agreement") else 0.0
+        return self.estimate + lost + normal_quantile(confidence) * math.hypot(self.spread(samples), lost)
+
     def needed(self, budget: float) -> int | None:
-        """Samples with which the bound would come within the budget if the estimate stays; None: not with any number,
-        or it is itself over."""
+        """Samples with which the bound would come within the budget if the estimate stays; None: it is itself over,
+        or what samples without labels cannot tell is."""
         if self.estimate >= budget:
             return None
-        variance = ((budget - self.estimate) / normal_quantile(self.confidence)) ** 2
-        found = [self.deviation**2 / (variance - self.doubt**2)] if variance > self.doubt**2 else []
-        if self.labelled is not None and self.flips is not None:
-            found.append(self.flips / variance)  # by labels alone, of which no doubt remains
-        return max(self.samples, math.ceil(min(found))) if found else None
+        allowed, most = (budget - self.estimate) / normal_quantile(self.confidence), 2**40
+        if self.spread(most) > allowed:
+            return None
+        return bisect.bisect_left(range(most), True, lo=self.samples, key=lambda n: self.spread(n) <= allowed)
 
 
 def parse_budget(text: str | float, metric: str) -> float:
@@ -177,7 +193,7 @@ def classifier_drop(
     estimator = f"expected under the original's posterior, temperature {heat:.2f}"
     doubt = DOUBT * float(np.append(changed, True).mean())
     if labels is None:
-        return _bounded(metric, estimator, differences, confidence, doubt, flips=flips, output=output)
+        return _bounded(metric, estimator, differences, confidence, doubt, 0.0, flips=flips, output=output)
     right = [(chosen == labels[:, None]).any(axis=1).astype(float) for chosen in (first, second)]
     labelled = right[0] - right[1]
     z, root = normal_quantile(confidence), math.sqrt(len(labels))
@@ -190,7 +206,8 @@ def classifier_drop(
         f"{weight:.0%} counted by the labels, the rest {estimator}",
         (1 - weight) * differences + weight * labelled,
         confidence,
-        (1 - weight) * doubt,
+        doubt,
+        weight,
         flips=flips,
         output=output,
         before=float(right[0].mean()),
@@ -207,12 +224,14 @@ def leading(logits: Scores, count: int) -> NDArray[np.int64]:
     return np.asarray(np.argpartition(-logits, count - 1, axis=1)[:, :count])
 
 
-def _bounded(metric: str, estimator: str, differences: Scores, confidence: float, doubt: float, **more: Any) -> Drop:
+def _bounded(
+    metric: str, estimator: str, differences: Scores, confidence: float, doubt: float, weight: float, **more: Any
+) -> Drop:
     careful = np.append(differences, 1.0)
     drawn = upper_mean(careful, confidence) - float(careful.mean())
-    bound = float(careful.mean()) + math.hypot(drawn, normal_quantile(confidence) * doubt)
+    bound = float(careful.mean()) + math.hypot(drawn, normal_quantile(confidence) * (1 - weight) * doubt)
     n, mean, deviation = len(differences), float(differences.mean()), float(differences.std(ddof=1))
-    return Drop(metric, estimator, mean, bound, confidence, n, deviation, doubt=doubt, **more)
+    return Drop(metric, estimator, mean, bound, confidence, n, deviation, doubt=doubt, weight=weight, **more)
 
 
 def agreement_drop(before: Scores, after: Scores, confidence: float, output: str = "") -> Drop:

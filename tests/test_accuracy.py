@@ -40,7 +40,7 @@ def test_a_mixture_of_expected_and_counted_drop_varies_less_than_the_counted_one
     mixed, expected = (np.array([r.estimate for r in found]) for found in (runs, alone))
     assert expected.std() < mixed.std() < counted.std() / 2
     assert mixed.mean() == pytest.approx(counted.mean(), abs=0.004)
-    assert all(0 < r.doubt < a.doubt for r, a in zip(runs, alone, strict=True))  # labels tell some of it
+    assert all(a.weight == 0 < r.weight < 1 for r, a in zip(runs, alone, strict=True))
 
 
 def test_many_labels_decide() -> None:
@@ -167,8 +167,19 @@ def test_samples_that_a_tighter_budget_needs() -> None:
     assert drop.needed(0.5) == 100
 
 
+def test_what_more_samples_would_tell_is_foreseen() -> None:
+    few = accuracy.classifier_drop(*network(400, 7, 0.3), 0.9)
+    many = [accuracy.classifier_drop(*network(1600, seed, 0.3), 0.95) for seed in range(20)]
+    widths = [m.bound - m.estimate for m in many]
+    assert few.foreseen(1600, 0.95) - few.estimate == pytest.approx(np.mean(widths), rel=0.2)
+    assert few.foreseen(400, 0.9) == pytest.approx(few.bound, rel=0.1)
+
+
 def test_only_labels_end_a_doubt() -> None:
     told = accuracy.Drop("top1", "", 0.002, 0.008, 0.9, 100, 0.03, doubt=0.004)
     assert told.needed(0.006) is None
-    labelled = accuracy.Drop("top1", "", 0.002, 0.008, 0.9, 100, 0.03, doubt=0.004, labelled=0.002, flips=0.04)
-    assert labelled.needed(0.006) == pytest.approx(0.04 * (1.2816 / 0.004) ** 2, rel=0.01)
+    assert told.needed(0.0075) == pytest.approx(0.03**2 / ((0.0055 / 1.2816) ** 2 - 0.004**2), rel=0.01)
+    labelled = accuracy.Drop("top1", "", 0.002, 0.008, 0.9, 100, 0.03, doubt=0.004, weight=0.1)
+    needed = labelled.needed(0.006)
+    assert needed is not None
+    assert labelled.spread(needed) <= 0.004 / 1.2816 < labelled.spread(needed - 1)

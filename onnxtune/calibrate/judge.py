@@ -84,16 +84,10 @@ class Judge:
         """The rewritten model's scores on these samples."""
         return self._score(Session(model, self.target), self._original, indices, notify)
 
-    def drop(
-        self, after: Mapping[str, Scores], indices: NDArray[Any], confidence: float | None = None, times: int = 1
-    ) -> Drop:
-        """The loss on the samples that `after` was scored on; of several outputs the worst.
-
-        `times`: as if there were so many more of them, all alike, which foresees the bound on a larger number.
-        """
+    def drop(self, after: Mapping[str, Scores], indices: NDArray[Any], confidence: float | None = None) -> Drop:
+        """The loss on the samples that `after` was scored on; of several outputs the worst."""
         sure = self.confidence if confidence is None else confidence
-        many = np.tile(indices, times)
-        drops = {p.output: self._drop(p, np.concatenate([after[p.output]] * times), many, sure) for p in self.plans}
+        drops = {p.output: self._drop(p, after[p.output], indices, sure) for p in self.plans}
         return max(drops.values(), key=lambda d: d.bound)
 
     def _drop(self, plan: Plan, after: Scores, indices: NDArray[Any], confidence: float) -> Drop:

@@ -85,8 +85,7 @@ class Point:
 
     `fitted`: one for each of `groups`, of options whose regions overlap and that are one rewrite together.
 
-    `drop` on the select split; `foreseen`: the bound at the gate, if its samples are like those; `gate` on samples
-    that neither fit nor choice has seen, None when not asked.
+    `drop` on the select split; `gate` on samples that neither fit nor choice has seen, None when not asked.
     """
 
     groups: tuple[tuple[Option, ...], ...]
@@ -96,7 +95,6 @@ class Point:
     macs: int
     bytes: int
     drop: Drop
-    foreseen: float
     gate: Drop | None = None
     veto: Drop | None = None
 

@@ -226,20 +226,17 @@ class Search:
 
     def _promises(self, point: Point) -> bool:
         """Would the gate, with its many samples, find the drop within the budget if it is what it seems?"""
-        return point.foreseen <= self.budget
+        sure = confidence_of(0, self.judge.confidence)
+        return point.drop.foreseen(len(self._unseen), sure) <= self.budget
 
     def _point(self, options: Sequence[Option]) -> Point:
         place = {key: n.index for key, n in self.facts.by_key.items()}
         options = sorted(options, key=lambda o: place[o.timed.level.layer.key])
         groups = grouped(options)
         model, fitted = self.fitter.in_order([combined(g) for g in groups], self.splits.fit)
-        scores, select = self.judge.score(model, self.splits.select), self.splits.select
-        drop, sure = self.judge.drop(scores, select), confidence_of(0, self.judge.confidence)
-        more = max(1, round(len(self._unseen) / len(select)))
-        foreseen = self.judge.drop(scores, select, sure, more).bound
+        drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select)
         latency = max(0.0, self.latency - sum(o.timed.saved for o in options))
-        costs = self.costs(Facts(model, self.facts.sizes))
-        return Point(tuple(groups), fitted, self.whole, latency, *costs, drop, foreseen)
+        return Point(tuple(groups), fitted, self.whole, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
 
     def costs(self, facts: Facts) -> tuple[int, int]:
         """Multiply-accumulates and bytes of weights of the whole model, of which the facts may know the tail only."""

@@ -52,6 +52,7 @@ def drop(estimate: float) -> dict[str, Any]:
         "samples": 1600,
         "deviation": 0.03,
         "doubt": 0.0,
+        "weight": 0.0,
         "before": 0.84,
         "after": 0.84 - estimate,
         "labelled": None,
