@@ -182,4 +182,4 @@ def test_only_labels_end_a_doubt() -> None:
     labelled = accuracy.Drop("top1", "", 0.002, 0.008, 0.9, 100, 0.03, doubt=0.004, weight=0.1)
     needed = labelled.needed(0.006)
     assert needed is not None
-    assert labelled.spread(needed) <= 0.004 / 1.2816 < labelled.spread(needed - 1)
+    assert labelled.spread(needed) <= 0.004 / accuracy.normal_quantile(0.9) < labelled.spread(needed - 1)
