@@ -1,31 +1,34 @@
-"""A convolution by Winograd's fast filter along one axis, written in ONNX operators.
+"""A convolution by Winograd's fast filters along one axis or both, written in ONNX operators.
 
-Along the axis, m outputs of an r-tap filter take n = m + r - 1 products in place of m r (onnxtune/winograd.py):
+Along an axis, m outputs of an r-tap filter take n = m + r - 1 products in place of m r (onnxtune/winograd.py):
 
     y[m t + k] = sum over i of A[k, i] (sum over the other axis and the channels of U_i * d_i)[t]
     d_i[t] = sum over j of B[i, j] x[m t + j - pad]        U_i = sum over j of G[i, j] w[j]
 
-which is
+and along both, with pairs of i. Which is
 
-    d_i    n depthwise Conv with stride m and the row B[i] as kernel (its zeros at both ends left out), Concat
-    U_i    one Conv in n times the groups whose kernel has size 1 along the axis and stays as it is along the other
-    A      one Conv 1 from n to m channels on the line of all outputs, then the m phases are interleaved
+    d      for each axis: n depthwise Conv with stride m and a row of B as kernel (without its zeros), Concat
+    U * d  one Conv in as many times the groups as there are products; its kernel has size 1 along the axis
+    A      for each axis: one Conv 1 from n to m channels on the line of all tiles and channels (a map would be cut
+           into blocks of channels), and a Transpose that puts the m outputs of each tile side by side
 
-A bias b adds to all outputs alike, as the product of the point 1 does: it goes there. An activation that ONNX
-Runtime computes inside of a Conv moves behind A, where it still can. Only along one axis: along both, the
-products fall once more, but the transforms and the weights grow faster than that on a CPU.
+A bias b adds to all outputs alike, as the product of the points 1 does: it goes there. An activation that ONNX
+Runtime computes inside of a Conv moves behind A, where it still can.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.convolution import Convolution, add_conv, convolution
-from onnxtune.facts import Facts
+from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
 from onnxtune.pointwise import fused_after, replay
 from onnxtune.proposal import Decline, Proposal
@@ -33,47 +36,73 @@ from onnxtune.windows import Window
 from onnxtune.winograd import Fast, fast
 
 RULE = "winograd_conv"
-HEIGHT, WIDTH = 0, 1
+AXES = ("height", "width")
 NEARLY = 1.07
 """How many times the least products smaller tiles may take: their transforms are shorter, and lose fewer digits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tiling:
+    """A fast filter along an axis of the map (0: height): `tiles` of them side by side cover `out` outputs."""
+
+    axis: int
+    algorithm: Fast
+    size: int
+    out: int
+
+    @property
+    def m(self) -> int:
+        """Outputs of one tile."""
+        return int(self.algorithm.outputs.shape[0])
+
+    @property
+    def points(self) -> int:
+        """Products of one tile."""
+        return int(self.algorithm.outputs.shape[1])
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.out // self.m)
 
 
 def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | Decline]:
     for node in facts.nodes:
         weight = facts.size(node.input(1)) if node.is_op("Conv") else None
-        if weight is None or len(weight) != 4:
+        if weight is None or len(weight) != 4 or min(weight[:2]) < settings["channels"]:
             continue
-        axis = HEIGHT if weight[2 + HEIGHT] > 1 else WIDTH
-        sizes = [n - weight[2 + axis] + 1 for n in settings["points"]]
-        if weight[2 + axis] < 3 or max(sizes) < 2 or min(weight[0], weight[1]) < settings["channels"]:
+        long = [a for a in (0, 1) if 3 <= weight[2 + a] < max(settings["points"])]
+        if not long:
             continue
         conv = convolution(facts, node)
-        why = conv if isinstance(conv, str) else _why_not(facts, conv, axis)
-        if why:
-            yield Decline(RULE, node.key, why)
+        reasons = [conv] * len(long) if isinstance(conv, str) else [_why_not(facts, conv, a) for a in long]
+        if all(reasons):
+            yield Decline(RULE, node.key, reasons[0])
             continue
         assert isinstance(conv, Convolution), "else there is a reason"
-        if m := _tile(weight[2 + axis], _length(facts, conv.y, axis), sizes):
-            yield _proposal(facts, conv, axis, m)
+        axes = [a for a, why in zip(long, reasons, strict=True) if not why]
+        for tilings in _tilings(facts, conv, axes, settings["points"]):
+            yield _proposal(facts, conv, tilings)
+
+
+def _tilings(facts: Facts, conv: Convolution, axes: Sequence[int], points: Sequence[int]) -> Iterator[list[Tiling]]:
+    """One axis, rows rather than columns, since they lie one behind the other in memory; and both, with the shortest
+    transforms."""
+    yield from [[t] for a in axes if (t := _tiling(facts, conv, a, points)) is not None][:1]
+    both = [t for a in axes if (t := _tiling(facts, conv, a, [min(points)])) is not None]
+    if len(both) == 2:
+        yield both
 
 
 def _why_not(facts: Facts, conv: Convolution, axis: int) -> str:
     if conv.dtype.itemsize < 4:
         return f"{conv.dtype} rounds too coarsely for the transforms"
-    along = ("height", "width")[axis]
     if conv.window.strides[axis] != 1:
-        return f"stride {conv.window.strides[axis]} along the {along}"
+        return f"stride {conv.window.strides[axis]} along the {AXES[axis]}"
     if conv.window.dilations[axis] != 1:
-        return f"dilation {conv.window.dilations[axis]} along the {along}"
+        return f"dilation {conv.window.dilations[axis]} along the {AXES[axis]}"
     if not _length(facts, conv.x, axis) or not _length(facts, conv.y, axis):
-        return f"the {along} is not known"
+        return f"the {AXES[axis]} is not known"
     return ""
-
-
-def _tile(taps: int, out: int, sizes: Sequence[int]) -> int:
-    """Outputs of a tile: as few products as may be, and of nearly as few the least sums. 0: the map is too small."""
-    products = {m: -(-out // m) * (m + taps - 1) for m in sorted(sizes) if 2 <= m <= out}
-    return next((m for m, n in products.items() if n <= NEARLY * min(products.values())), 0)
 
 
 def _length(facts: Facts, tensor: str, axis: int) -> int:
@@ -83,38 +112,46 @@ def _length(facts: Facts, tensor: str, axis: int) -> int:
     return size if isinstance(size, int) else 0
 
 
-def _proposal(facts: Facts, conv: Convolution, axis: int, m: int) -> Proposal:
-    r, out = conv.window.kernel[axis], _length(facts, conv.y, axis)
-    algorithm, tiles = fast(m, r), -(-out // m)
+def _tiling(facts: Facts, conv: Convolution, axis: int, points: Sequence[int]) -> Tiling | None:
+    """Tiles that take as few products as may be, and of nearly as few the least sums; None: the map is too small."""
+    taps, out = conv.window.kernel[axis], _length(facts, conv.y, axis)
+    sizes = sorted(n - taps + 1 for n in points)
+    found = [Tiling(axis, fast(m, taps), _length(facts, conv.x, axis), out) for m in sizes if 2 <= m <= out]
+    least = min((t.tiles * t.points for t in found), default=0)
+    return next((t for t in found if t.tiles * t.points <= NEARLY * least), None)
+
+
+def _proposal(facts: Facts, conv: Convolution, tilings: Sequence[Tiling]) -> Proposal:
     activation = fused_after(facts, conv.y)
     after = [] if activation is None else [activation]
     new = Builder(f"{conv.node.key}/{RULE}", facts.names, facts.opset)
-    y = _inputs(new, conv, axis, algorithm, tiles, _length(facts, conv.x, axis))
-    y = _products(new, y, conv, axis, algorithm)
-    y = replay(new, _outputs(new, y, conv, algorithm), after)
-    y = _interleaved(new, y, conv, axis, m, tiles, out)
+    y, channels = conv.x, conv.in_channels
+    for tiling in tilings:
+        y = _inputs(new, y, channels, conv, tiling)
+        channels *= tiling.points
+    y = _products(new, y, conv, tilings)
+    y = _outputs(new, y, conv, tilings, after)
     region = [conv.node, *after]
-    kernel = "x".join(map(str, conv.window.kernel))
-    title = f"Conv {kernel} -> Winograd F({m}, {r}) along the {('height', 'width')[axis]}"
+    form = " and ".join(f"F({t.m}, {conv.window.kernel[t.axis]}) along the {AXES[t.axis]}" for t in tilings)
+    title = f"Conv {'x'.join(map(str, conv.window.kernel))} -> Winograd {form}"
     outputs = {region[-1].outputs[0]: y}
     return Proposal(RULE, title, frozenset(n.key for n in region), new.finish(outputs))
 
 
-def _inputs(new: Builder, conv: Convolution, axis: int, algorithm: Fast, tiles: int, size: int) -> str:
-    """d_i of all i, (N, n C, tiles, W) along the height: n depthwise Conv."""
-    m = algorithm.outputs.shape[0]
+def _inputs(new: Builder, x: str, channels: int, conv: Convolution, tiling: Tiling) -> str:
+    """d along one axis, (N, n C, tiles, W) along the height: n depthwise Conv."""
+    axis, pad = tiling.axis, conv.window.begin[tiling.axis]
     made = []
-    for row in algorithm.inputs:
+    for row in tiling.algorithm.inputs:
         taps, first, step = _tight(row)
-        begin = conv.window.begin[axis] - first
-        if begin < 0:  # a Conv cannot leave out what it does not need
-            taps, first, step = row[min(first, conv.window.begin[axis]) :], min(first, conv.window.begin[axis]), 1
-            begin = conv.window.begin[axis] - first
+        if first > pad:  # a Conv cannot leave out the map's first rows
+            taps, first, step = row[pad:], pad, 1
         reach = (len(taps) - 1) * step + 1
-        end = max((tiles - 1) * m + reach - size - begin, 0)
-        window = Window(_on(axis, len(taps)), _on(axis, m), _on(axis, step), _on(axis, begin, 0), _on(axis, end, 0))
-        kernel = np.broadcast_to(taps.reshape(1, 1, *window.kernel), (conv.in_channels, 1, *window.kernel))
-        made.append(add_conv(new, conv.x, kernel, None, window, conv.dtype, conv.in_channels))
+        end = max((tiling.tiles - 1) * tiling.m + reach - tiling.size - (pad - first), 0)
+        begin = _on(axis, pad - first, 0)
+        window = Window(_on(axis, len(taps)), _on(axis, tiling.m), _on(axis, step), begin, _on(axis, end, 0))
+        kernel = np.broadcast_to(taps.reshape(1, 1, *window.kernel), (channels, 1, *window.kernel))
+        made.append(add_conv(new, x, kernel, None, window, conv.dtype, channels))
     return str(new.Concat(*made, axis=1))
 
 
@@ -126,50 +163,52 @@ def _tight(row: NDArray[np.float64]) -> tuple[NDArray[np.float64], int, int]:
     return row[first : last + 1 : step], first, step
 
 
-def _products(new: Builder, d: str, conv: Convolution, axis: int, algorithm: Fast) -> str:
-    """U_i * d_i of all i, (N, n M, tiles, W'): one Conv in groups."""
-    points = algorithm.filter.shape[0]
-    u = np.tensordot(algorithm.filter, conv.weight, (1, 2 + axis))
-    u = np.expand_dims(u, 3 + axis).reshape(points * conv.out_channels, conv.weight.shape[1], *_kernel(conv, axis))
-    bias = None if conv.bias is None else np.outer(np.arange(points) == algorithm.one, conv.bias).reshape(-1)
-    own = conv.window
-    window = Window(
-        _kernel(conv, axis),
-        own.strides,
-        own.dilations,
-        _without(own.begin, axis),
-        _without(own.end, axis),
-    )
-    return add_conv(new, d, u, bias, window, conv.dtype, points * conv.group)
+def _products(new: Builder, d: str, conv: Convolution, tilings: Sequence[Tiling]) -> str:
+    """U * d, (N, n M, tiles, W') along the height: one Conv in groups."""
+    u = conv.weight
+    for tiling in tilings:  # the axis goes to the front, as in d
+        u = np.tensordot(tiling.algorithm.filter, u, (1, u.ndim - 2 + tiling.axis))
+        u = np.expand_dims(u, u.ndim - 1 + tiling.axis)
+    own, products = conv.window, math.prod(t.points for t in tilings)
+    along = [t.axis for t in tilings]
+    kernel, begin, end = (_without(v, along, least) for v, least in ((own.kernel, 1), (own.begin, 0), (own.end, 0)))
+    window = Window(kernel, own.strides, own.dilations, begin, end)
+    u = u.reshape(products * conv.out_channels, conv.weight.shape[1], *kernel)
+    bias = None
+    if conv.bias is not None:
+        ones = reduce(np.multiply.outer, [np.arange(t.points) == t.algorithm.one for t in reversed(tilings)])
+        bias = np.multiply.outer(ones, conv.bias).reshape(-1)
+    return add_conv(new, d, u, bias, window, conv.dtype, products * conv.group)
 
 
-def _outputs(new: Builder, u: str, conv: Convolution, algorithm: Fast) -> str:
-    """The m phases of all outputs, (N, m, M H' W' / m): on a line, since a map would be cut into blocks of channels."""
-    m, points = algorithm.outputs.shape
-    u = new.Reshape(u, np.array([0, points, -1], np.int64))
+def _outputs(new: Builder, u: str, conv: Convolution, tilings: Sequence[Tiling], activation: Sequence[Node]) -> str:
+    """(N, M, H', W') from the products, one axis after the other, the last one first."""
+    channels = conv.out_channels * math.prod(t.points for t in tilings)
+    map_ = [next((t.tiles for t in tilings if t.axis == a), -1) for a in (0, 1)]
     line = Window((1,), (1,), (1,), (0,), (0,))
-    return add_conv(new, u, algorithm.outputs.reshape(m, points, 1), None, line, conv.dtype)
+    for tiling in reversed(tilings):
+        u = new.Reshape(u, np.array([0, tiling.points, -1], np.int64))
+        u = add_conv(new, u, tiling.algorithm.outputs[:, :, None], None, line, conv.dtype)
+        u = replay(new, u, activation if tiling is tilings[0] else [])
+        channels //= tiling.points
+        u = _interleaved(new, u, channels, map_, tiling)
+        map_[tiling.axis] = tiling.out
+    return u
 
 
-def _interleaved(new: Builder, y: str, conv: Convolution, axis: int, m: int, tiles: int, out: int) -> str:
-    """(N, M, H', W') from the m phases."""
-    channels, whole = conv.out_channels, m * tiles
-    apart = [0, m, channels, tiles, -1] if axis == HEIGHT else [0, m, channels, -1, tiles]
-    joined = [0, channels, whole, -1] if axis == HEIGHT else [0, channels, -1, whole]
-    order = [0, 2, 3, 1, 4] if axis == HEIGHT else [0, 2, 3, 4, 1]
-    y = new.Transpose(new.Reshape(y, np.array(apart, np.int64)), perm=order)
-    y = new.Reshape(y, np.array(joined, np.int64))
-    return y if whole == out else new.slice(y, 2 + axis, 0, out)
+def _interleaved(new: Builder, y: str, channels: int, map_: Sequence[int], tiling: Tiling) -> str:
+    """(N, C, H', tiles) from the outputs of each tile, (N, m, C H' tiles): their places along the axis."""
+    y = new.Reshape(y, np.array([0, tiling.m, channels, *map_], np.int64))
+    y = new.Transpose(y, perm=[0, 2, 3, 1, 4] if tiling.axis == 0 else [0, 2, 3, 4, 1])
+    whole = [tiling.tiles * tiling.m if a == tiling.axis else size for a, size in enumerate(map_)]
+    y = new.Reshape(y, np.array([0, channels, *whole], np.int64))
+    return y if whole[tiling.axis] == tiling.out else new.slice(y, 2 + tiling.axis, 0, tiling.out)
 
 
-def _kernel(conv: Convolution, axis: int) -> tuple[int, ...]:
-    return tuple(1 if a == axis else k for a, k in enumerate(conv.window.kernel))
-
-
-def _without(numbers: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return tuple(0 if a == axis else k for a, k in enumerate(numbers))
+def _without(numbers: tuple[int, ...], axes: Sequence[int], least: int) -> tuple[int, ...]:
+    return tuple(least if a in axes else k for a, k in enumerate(numbers))
 
 
 def _on(axis: int, number: int, other: int = 1) -> tuple[int, int]:
     """This number along the axis, `other` along the other one."""
-    return (number, other) if axis == HEIGHT else (other, number)
+    return (number, other) if axis == 0 else (other, number)
