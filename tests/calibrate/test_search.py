@@ -19,6 +19,7 @@ from onnxtune.calibrate.judge import Judge
 from onnxtune.calibrate.level import Level
 from onnxtune.calibrate.points import Calibration, Point, Timed
 from onnxtune.calibrate.search import Search, summary
+from onnxtune.calibrate.spending import confidence_of
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog
 from onnxtune.comparison import Comparison
@@ -83,6 +84,8 @@ def test_the_drop_stays_within_the_budget_on_new_images(model: Model, data: Data
     assert point.latency < 0.8 * LATENCY
     assert point.gate is not None
     assert point.gate.bound <= 0.03
+    looks = sorted(p.gate.confidence for p in search.points if p.gate is not None)
+    assert looks == [confidence_of(look, 0.9) for look in range(len(looks))]
     assert point.gate.samples == len(search.splits.fit) + len(search.splits.gate)
     assert accuracy(model) - accuracy(point.model()) <= 0.03
     told = summary(search, point)
