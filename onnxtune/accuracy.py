@@ -9,13 +9,22 @@ posterior p, sharpened or softened by a temperature:
 
 which is zero where the two agree and small where they differ near a tie, where flips happen. The temperature is
 that of the least negative log-likelihood of the labels (Guo et al., On Calibration of Modern Neural Networks,
-2017); without labels it is CAREFUL. With labels the measured bias of the estimator against the labelled
-difference is added when it is significant, and the labelled difference itself can veto. The bound is that of a
-sample with one more, lost, image: no flips among 400 images do not prove that there are none.
+2017); without labels it is CAREFUL. What p says of a flip may be wrong on average, by an amount b that only labels
+tell: b is taken for normal with mean 0 and standard deviation t = DOUBT * share of flips. With labels their mean
+gap to the expected drop measures b with standard error s, and of all mixtures
+
+    (1 - w) expected + w labelled,   w = t^2 / (t^2 + s^2)
+
+errs least: by the mixture's own standard error and by (1 - w) t that no sample tells. Few labels count little, many
+decide. Taking the gap in only when it is significant would leave the rest of b in. Where the gap is beyond both t and
+its error, on the side of a loss, t is what remains of it without the error.
+Without labels w is 0. The labelled difference itself can veto. The bound is that of a sample with one more, lost,
+image: no flips among 400 images do not prove that there are none.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +41,10 @@ CAREFUL = 1.25
 """Temperature without labels: networks are mostly too sure of themselves."""
 ASSUMED_PSNR = 40.0
 """dB that the original is taken to reach against the truth where no targets are given."""
-RESAMPLES = 2000
+DOUBT = 0.1
+"""How far the expected loss of a flip may be from the real one on average: standard deviation, top-1 for each flip."""
+RESAMPLES, IN_TAIL = 2000, 20
+"""Bootstrap samples, and how many of them should lie beyond the bound."""
 Scores = NDArray[np.float64]
 
 
@@ -42,7 +54,8 @@ class Drop:
 
     `estimate` and one-sided upper `bound` at `confidence`; `labelled`: the plain paired difference where labels
     are there, with its own one-sided lower end `labelled_low`; `flips`: share of samples whose decision changed.
-    `deviation`: standard deviation of the per-sample differences. `output`: which output of several.
+    `deviation`: standard deviation of the per-sample differences. `output`: which output of several. `doubt`: t, and
+    `weight`: w of the module's docstring, where the estimate is such a mixture.
     """
 
     metric: str
@@ -58,17 +71,37 @@ class Drop:
     labelled_low: float | None = None
     flips: float | None = None
     output: str = ""
+    doubt: float = 0.0
+    weight: float = 0.0
 
     def within(self, budget: float) -> bool:
         """May the rewrite pass? The bound must be within the budget, and the labels must not contradict."""
         return self.bound <= budget and (self.labelled_low is None or self.labelled_low <= budget)
 
+    def spread(self, samples: int) -> float:
+        """What the estimate would err by (standard deviation) on this many samples.
+
+        With s^2 = t^2 (1 - w) / w on n samples, the mixture's variance on m is that of the expected loss / m, and
+        w'^2 s'^2 + (1 - w')^2 t^2 = (1 - w') t^2, where s'^2 = s^2 n / m.
+        """
+        square, more = self.doubt**2, samples / self.samples
+        expected = max(self.deviation**2 - self.samples * square * self.weight * (1 - self.weight), 0.0)
+        return math.sqrt(expected / samples + square * (1 - self.weight) / (1 - self.weight + self.weight * more))
+
+    def foreseen(self, samples: int, confidence: float) -> float:
+        """About the bound on this many samples at this confidence, if the estimate stays."""
+        lost = 1 / samples if self.metric in ("top1", "top5", "agreement") else 0.0
+        return self.estimate + lost + normal_quantile(confidence) * math.hypot(self.spread(samples), lost)
+
     def needed(self, budget: float) -> int | None:
-        """Samples with which the bound would come within the budget if the estimate stays; None: it is itself over."""
+        """Samples with which the bound would come within the budget if the estimate stays; None: it is itself over,
+        or what samples without labels cannot tell is."""
         if self.estimate >= budget:
             return None
-        z = normal_quantile(self.confidence)
-        return max(self.samples, math.ceil((z * self.deviation / (budget - self.estimate)) ** 2))
+        allowed, most = (budget - self.estimate) / normal_quantile(self.confidence), 2**40
+        if self.spread(most) > allowed:
+            return None
+        return bisect.bisect_left(range(most), True, lo=self.samples, key=lambda n: self.spread(n) <= allowed)
 
 
 def parse_budget(text: str | float, metric: str) -> float:
@@ -108,7 +141,8 @@ def upper_mean(values: Scores, confidence: float) -> float:
     mean, deviation = float(values.mean()), float(values.std(ddof=1))
     student = mean + float(stdtrit(n - 1, confidence)) * deviation / math.sqrt(n)
     rng = np.random.default_rng(0)
-    rows = [float(values[rng.integers(0, n, n)].mean()) for _ in range(RESAMPLES)]
+    count = max(RESAMPLES, math.ceil(IN_TAIL / (1 - confidence)))
+    rows = [float(values[rng.integers(0, n, n)].mean()) for _ in range(count)]
     return max(student, float(np.quantile(rows, confidence)))
 
 
@@ -154,30 +188,32 @@ def classifier_drop(
     probability = np.exp(log_softmax(before / heat))
     first, second = leading(before, top), leading(after, top)
     differences = np.take_along_axis(probability, first, 1).sum(1) - np.take_along_axis(probability, second, 1).sum(1)
-    flips = float((np.sort(first, 1) != np.sort(second, 1)).any(axis=1).mean())
+    changed = (np.sort(first, 1) != np.sort(second, 1)).any(axis=1)
+    flips, metric = float(changed.mean()), f"top{top}"
     estimator = f"expected under the original's posterior, temperature {heat:.2f}"
-    metric = f"top{top}"
+    doubt = DOUBT * float(np.append(changed, True).mean())
     if labels is None:
-        return _bounded(metric, estimator, differences, confidence, flips=flips, output=output)
+        return _bounded(metric, estimator, differences, confidence, doubt, 0.0, flips=flips, output=output)
     right = [(chosen == labels[:, None]).any(axis=1).astype(float) for chosen in (first, second)]
-    difference = right[0] - right[1]
-    gap = difference - differences
-    z, root = normal_quantile(confidence), math.sqrt(len(gap))
-    if gap.mean() > z * gap.std(ddof=1) / root and gap.mean() > 0:
-        differences = differences + gap  # the estimator is measurably too low: the labels decide
-        estimator = "labelled difference (the expected one is measurably too low)"
-    low = float(difference.mean() - z * difference.std(ddof=1) / root)
+    labelled = right[0] - right[1]
+    z, root = normal_quantile(confidence), math.sqrt(len(labels))
+    gap = np.append(labelled - differences, 1.0)
+    error = float(gap.std(ddof=1)) / root
+    doubt = max(doubt, math.sqrt(max(max(float(gap.mean()), 0.0) ** 2 - error**2, 0.0)))
+    weight = doubt**2 / (doubt**2 + error**2)
     return _bounded(
         metric,
-        estimator,
-        differences,
+        f"{weight:.0%} counted by the labels, the rest {estimator}",
+        (1 - weight) * differences + weight * labelled,
         confidence,
+        doubt,
+        weight,
         flips=flips,
         output=output,
         before=float(right[0].mean()),
         after=float(right[1].mean()),
-        labelled=float(difference.mean()),
-        labelled_low=low,
+        labelled=float(labelled.mean()),
+        labelled_low=float(labelled.mean() - z * labelled.std(ddof=1) / root),
     )
 
 
@@ -188,10 +224,14 @@ def leading(logits: Scores, count: int) -> NDArray[np.int64]:
     return np.asarray(np.argpartition(-logits, count - 1, axis=1)[:, :count])
 
 
-def _bounded(metric: str, estimator: str, differences: Scores, confidence: float, **more: Any) -> Drop:
-    bound = upper_mean(np.append(differences, 1.0), confidence)
+def _bounded(
+    metric: str, estimator: str, differences: Scores, confidence: float, doubt: float, weight: float, **more: Any
+) -> Drop:
+    careful = np.append(differences, 1.0)
+    drawn = upper_mean(careful, confidence) - float(careful.mean())
+    bound = float(careful.mean()) + math.hypot(drawn, normal_quantile(confidence) * (1 - weight) * doubt)
     n, mean, deviation = len(differences), float(differences.mean()), float(differences.std(ddof=1))
-    return Drop(metric, estimator, mean, bound, confidence, n, deviation, **more)
+    return Drop(metric, estimator, mean, bound, confidence, n, deviation, doubt=doubt, weight=weight, **more)
 
 
 def agreement_drop(before: Scores, after: Scores, confidence: float, output: str = "") -> Drop:

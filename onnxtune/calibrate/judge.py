@@ -84,21 +84,22 @@ class Judge:
         """The rewritten model's scores on these samples."""
         return self._score(Session(model, self.target), self._original, indices, notify)
 
-    def drop(self, after: Mapping[str, Scores], indices: NDArray[Any]) -> Drop:
+    def drop(self, after: Mapping[str, Scores], indices: NDArray[Any], confidence: float | None = None) -> Drop:
         """The loss on the samples that `after` was scored on; of several outputs the worst."""
-        drops = {p.output: self._drop(p, after[p.output], indices) for p in self.plans}
+        sure = self.confidence if confidence is None else confidence
+        drops = {p.output: self._drop(p, after[p.output], indices, sure) for p in self.plans}
         return max(drops.values(), key=lambda d: d.bound)
 
-    def _drop(self, plan: Plan, after: Scores, indices: NDArray[Any]) -> Drop:
+    def _drop(self, plan: Plan, after: Scores, indices: NDArray[Any], confidence: float) -> Drop:
         before, name = self.before[plan.output][indices], plan.output if len(self.plans) > 1 else ""
         labels = self.data.labels
         if plan.metric in ("top1", "top5"):
             known = labels[indices] if labels is not None and labels.ndim == 1 else None
             top = int(plan.metric.removeprefix("top"))
-            return accuracy.classifier_drop(before, after, known, self.confidence, top=top, heat=self.heat, output=name)
+            return accuracy.classifier_drop(before, after, known, confidence, top=top, heat=self.heat, output=name)
         if plan.metric == "agreement":
-            return accuracy.agreement_drop(before, after, self.confidence, name)
-        return accuracy.score_drop(plan.metric, before, after, self.confidence, plan.why, name)
+            return accuracy.agreement_drop(before, after, confidence, name)
+        return accuracy.score_drop(plan.metric, before, after, confidence, plan.why, name)
 
     # --- scoring -----------------------------------------------------------------------------
 

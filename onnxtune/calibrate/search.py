@@ -9,7 +9,7 @@
 4  The gate: the same set is fitted on all but one fold of the samples that no choice has seen, and judged on
    that fold, for each fold in turn (cross-fitting), so that many samples can bound a small drop. The set that
    leaves is fitted on the fit split, and labels of the gate split can veto it. If the gate stays closed, the
-   next more careful set is tried.
+   next more careful set is tried, and must be surer than the one before (see `spending`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from onnxtune.calibrate.dataset import Splits, split
 from onnxtune.calibrate.evidence import most_rows
 from onnxtune.calibrate.fitter import Fitter
 from onnxtune.calibrate.judge import Judge, joined
-from onnxtune.calibrate.level import Fitted, Level, combinable
+from onnxtune.calibrate.level import Fitted
 from onnxtune.calibrate.points import Calibration, Option, Point, Timed, combined, described, grouped
+from onnxtune.calibrate.sets import Sets
+from onnxtune.calibrate.shortlist import FORMS, by_kind, evenly, front, probe
+from onnxtune.calibrate.spending import confidence_of
 from onnxtune.calibrate.tail import Tail
 from onnxtune.choose import choose
 from onnxtune.costs import total_macs
 from onnxtune.facts import Facts
 from onnxtune.model import tensor_bytes
-from onnxtune.proposal import overlap
 from onnxtune.runtime import Target
 
 Notify = Callable[[str, int, int], None]
@@ -47,28 +49,8 @@ GATES = 3
 """Sets that are put before the gate, from the boldest on."""
 CAREFUL = (1.0, 0.5, 0.25)
 """Shares of the budget for the sets that are put before it after those."""
-PROBE, FORMS = 0.25, 3
-"""Share of a layer's arithmetic at which its forms are compared, and how many of them go on."""
-PER_LAYER, ALL = 6, 8
-"""Levels of a layer, of each kind, whose harm is measured; of no more than ALL every one."""
 LEAST_GAIN = 0.004
 """A level must save at least this share of the model's latency to be worth its harm."""
-
-
-class _Sets:
-    """What sets can be made of: gains, harms, which options exclude each other."""
-
-    def __init__(self, options: Sequence[Option]) -> None:
-        self.options = options
-        self.gain, self.harm = [o.timed.gain for o in options], [o.harm for o in options]
-        count = range(len(options))
-        self.conflicts = [{j for j in count if j != i and _conflict(options[i], options[j])} for i in count]
-
-    def within(self, harm: float) -> frozenset[int]:
-        return choose(self.gain, self.harm, self.conflicts, harm)
-
-    def identity(self, chosen: frozenset[int]) -> frozenset[str]:
-        return frozenset(self.options[i].timed.level.identity for i in chosen)
 
 
 @dataclass(eq=False)
@@ -98,6 +80,7 @@ class Search:
         self.whole = self.teacher if self.tail is None else self.tail.whole
         self.points: list[Point] = []
         self.faster = 0
+        self._looks = 0
         self._considered: dict[str, Option] = {}
         self._closest: set[str] = set()
         """Identities of levels that no other of their layer beats in time and error."""
@@ -108,7 +91,7 @@ class Search:
         options = self._options([t for t in timed if t.gain > self._least(t)])
         if not options:
             return
-        sets = _Sets(options)
+        sets = Sets(options)
         self._approach(sets)
         bold = sorted((p for p in self.points if self._promises(p)), key=lambda p: -p.gain)
         for point in chain(bold[:GATES], self._careful(sets)):
@@ -117,12 +100,13 @@ class Search:
             if self.open(judged):
                 yield judged
 
-    def _careful(self, sets: _Sets) -> Iterator[Point]:
+    def _careful(self, sets: Sets) -> Iterator[Point]:
         """More and more careful sets, where the gate has let none pass.
 
         Levels whose harm alone the select split cannot see are told apart by the errors of their layers: what the most
         careful set so far may have lost is shared out by their squares. In the end single levels, of each layer the
-        one that gains most: every further layer is a risk for what it gains.
+        one that gains most: every further layer is a risk for what it gains. At last the most careful set of those
+        that promised too little: the select split, a fraction of what the gate sees, may have been too small to tell.
         """
         known = min(self.points, key=lambda p: p.drop.bound, default=None)
         if known is None:
@@ -140,8 +124,11 @@ class Search:
         for i in list(alone.values())[:GATES]:
             if self._is_new(sets, frozenset({i})):
                 yield self._tried(sets, frozenset({i}))
+        unseen = [p for p in self.points if p.gate is None and p.drop.estimate <= self.budget]
+        if unseen:
+            yield min(unseen, key=lambda p: p.drop.bound)
 
-    def _is_new(self, sets: _Sets, chosen: frozenset[int]) -> bool:
+    def _is_new(self, sets: Sets, chosen: frozenset[int]) -> bool:
         return bool(chosen) and not any(p.identity == sets.identity(chosen) for p in self.points)
 
     def _least(self, timed: Timed) -> float:
@@ -187,13 +174,13 @@ class Search:
         found: list[Option] = []
         for number, items in enumerate(layers.values()):
             self.notify(f"fitting {items[0].level.layer.key}", number, len(layers))
-            probes = self._fits([i for i in items if i.level is _probe(items, i.level.family)])
-            closest = (f for group in _by_kind(probes) for f in _front(group)[-FORMS:])
+            probes = self._fits([i for i in items if i.level is probe(items, i.level.family)])
+            closest = (f for group in by_kind(probes) for f in front(group)[-FORMS:])
             forms = {item.level.family for item, _ in closest}
             fits = self._fits([i for i in items if i.level.family in forms])
-            fronts = [_front(group) for group in _by_kind(fits)]
-            self._closest |= {item.level.identity for front in fronts for item, _ in front}
-            found += [self._option(item, fitted) for front in fronts for item, fitted in _spread(front)]
+            fronts = [front(group) for group in by_kind(fits)]
+            self._closest |= {item.level.identity for best in fronts for item, _ in best}
+            found += [self._option(item, fitted) for best in fronts for item, fitted in evenly(best)]
         self.fitter.forget()
         self._considered = {o.timed.level.identity: o for o in found}
         return found
@@ -221,7 +208,7 @@ class Search:
 
     # --- sets --------------------------------------------------------------------------------
 
-    def _approach(self, sets: _Sets) -> None:
+    def _approach(self, sets: Sets) -> None:
         """Choose and refit sets for growing or shrinking budgets of harm."""
         low, high, scale = 0.0, math.inf, 1.0
         seen: dict[frozenset[int], bool] = {}
@@ -236,7 +223,7 @@ class Search:
                 return
             scale = 2 * scale if math.isinf(high) else (low + high) / 2
 
-    def _tried(self, sets: _Sets, chosen: frozenset[int]) -> Point:
+    def _tried(self, sets: Sets, chosen: frozenset[int]) -> Point:
         point = self._point([sets.options[i] for i in sorted(chosen)])
         self.points.append(point)
         self.calibration.on_point(point)
@@ -244,8 +231,8 @@ class Search:
 
     def _promises(self, point: Point) -> bool:
         """Would the gate, with its many samples, find the drop within the budget if it is what it seems?"""
-        drop, more = point.drop, len(self._unseen) / max(len(self.splits.select), 1)
-        return bool(drop.estimate + (drop.bound - drop.estimate) / math.sqrt(more) <= self.budget)
+        sure = confidence_of(0, self.judge.confidence)
+        return point.drop.foreseen(len(self._unseen), sure) <= self.budget
 
     def _point(self, options: Sequence[Option]) -> Point:
         place = {key: n.index for key, n in self.facts.by_key.items()}
@@ -279,45 +266,10 @@ class Search:
         indices, scores = joined(parts)
         model = apply(self.teacher, [f.proposal for f in point.fitted])
         final = self.judge.score(model, self.splits.gate)
-        return replace(point, gate=self.judge.drop(scores, indices), veto=self.judge.drop(final, self.splits.gate))
-
-
-def _probe(items: Sequence[Timed], family: str) -> Level:
-    """The level of a form that stands for it: about PROBE of the layer's arithmetic."""
-    levels = (i.level for i in items if i.level.family == family)
-    return min(levels, key=lambda level: abs(math.log(max(level.share, 1e-6) / PROBE)))
-
-
-def _by_kind(fits: Sequence[tuple[Timed, Fitted]]) -> list[list[tuple[Timed, Fitted]]]:
-    """Apart what errs in ways that cannot be compared."""
-    groups: dict[str, list[tuple[Timed, Fitted]]] = {}
-    for item in fits:
-        groups.setdefault(item[0].level.kind, []).append(item)
-    return list(groups.values())
-
-
-def _front(fits: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:
-    """Those that no other beats in time saved and error, the fastest first."""
-    front: list[tuple[Timed, Fitted]] = []
-    for item in sorted(fits, key=lambda f: (-f[0].gain, f[1].error)):
-        if not front or item[1].error < front[-1][1].error:
-            front.append(item)
-    return front
-
-
-def _spread(front: Sequence[tuple[Timed, Fitted]]) -> list[tuple[Timed, Fitted]]:
-    """All of a few, of many PER_LAYER over the whole range of times."""
-    if len(front) <= ALL:
-        return list(front)
-    keep = np.unique(np.linspace(0, len(front) - 1, PER_LAYER).round().astype(int))
-    return [front[i] for i in keep]
-
-
-def _conflict(first: Option, second: Option) -> bool:
-    one, other = first.timed.level, second.timed.level
-    if one.layer.key == other.layer.key:
-        return True
-    return overlap(one.unfitted, other.unfitted) and not combinable(one, other)
+        sure = confidence_of(self._looks, self.judge.confidence)
+        self._looks += 1
+        gate = self.judge.drop(scores, indices, sure)
+        return replace(point, gate=gate, veto=self.judge.drop(final, self.splits.gate))
 
 
 def summary(search: Search, chosen: Point | None, *, refused: bool = False) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def _over(model: Path, head: str, allowed: str, report: Report) -> str:
     gate = found["gate"]
     loss, bound = (f"{factor * gate[k]:.2f}{suffix}" for k in ("estimate", "bound"))
     return (
-        f"{model}: --head {head} costs {loss} of {gate['metric']} (at most {bound} at {gate['confidence']:.0%}"
+        f"{model}: --head {head} costs {loss} of {gate['metric']} (at most {bound} at {100 * gate['confidence']:.4g}%"
         f" confidence, on {gate['samples']} samples), over --max-drop {allowed}: nothing"
         " was written; --force-rules replace_fc_head writes it all the same, --head auto looks for a form that fits"
     )

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from onnxtune.render.words import amount
+from onnxtune.render.words import amount, sureness
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -36,7 +36,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     style = "bold red" if gate["bound"] > found["budget"] else "bold"
     yield (
         f"[{style}]Loss of {escape(gate['metric'])}: {amount(found, gate['estimate'])}, at most"
-        f" {amount(found, gate['bound'])}[/] at {gate['confidence']:.0%} confidence, on {gate['samples']} samples"
+        f" {amount(found, gate['bound'])}[/] at {sureness(found, gate)}, on {gate['samples']} samples"
         f" that neither fit nor choice has seen{values}"
     )
     labelled = "" if gate["labelled"] is None else f"; counted by the labels {amount(found, gate['labelled'])}"

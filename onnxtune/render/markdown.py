@@ -62,7 +62,7 @@ def _accuracy(report: Report) -> list[str]:
     if found and found["gate"]:
         gate = found["gate"]
         loss, bound, budget = (words.amount(found, v) for v in (gate["estimate"], gate["bound"], found["budget"]))
-        sure = f"{gate['confidence']:.0%} confidence, {gate['samples']} samples; budget {budget}"
+        sure = f"{words.sureness(found, gate)}, {gate['samples']} samples; budget {budget}"
         return [f"Loss of {text(gate['metric'])}: **{loss}**, at most **{bound}** ({sure})", ""]
     if report.kept and report.verification.get("cases"):
         error, kinds = report.verification["largest_relative_error"], len(report.verification["cases"])

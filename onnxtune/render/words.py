@@ -142,6 +142,12 @@ def amount(found: Mapping[str, Any], value: float) -> str:
     return f"{found['unit']['factor'] * value:.2f}{found['unit']['suffix']}"
 
 
+def sureness(found: Mapping[str, Any], gate: Mapping[str, Any]) -> str:
+    """With which confidence the gate looked at a set, and all that came before it together."""
+    each, together = (f"{100 * c:.4g}%" for c in (gate["confidence"], found["confidence"]))
+    return f"{each} confidence" + ("" if each == together else f" ({together} for all sets that it looked at)")
+
+
 def gain(kept: Kept) -> str:
     """What a kept rewrite did to its region, or why it stays."""
     reason = "" if kept.reason == "faster" else kept.reason

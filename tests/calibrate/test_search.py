@@ -18,7 +18,9 @@ from onnxtune.calibrate.dataset import Dataset, open_dataset
 from onnxtune.calibrate.judge import Judge
 from onnxtune.calibrate.level import Level
 from onnxtune.calibrate.points import Calibration, Point, Timed
-from onnxtune.calibrate.search import Search, _spread, summary
+from onnxtune.calibrate.search import Search, summary
+from onnxtune.calibrate.shortlist import evenly
+from onnxtune.calibrate.spending import confidence_of
 from onnxtune.calibrate.store import FitStore
 from onnxtune.catalog import catalog
 from onnxtune.comparison import Comparison
@@ -83,6 +85,8 @@ def test_the_drop_stays_within_the_budget_on_new_images(model: Model, data: Data
     assert point.latency < 0.8 * LATENCY
     assert point.gate is not None
     assert point.gate.bound <= 0.03
+    looks = sorted(p.gate.confidence for p in search.points if p.gate is not None)
+    assert looks == [confidence_of(look, 0.9) for look in range(len(looks))]
     assert point.gate.samples == len(search.splits.fit) + len(search.splits.gate)
     assert accuracy(model) - accuracy(point.model()) <= 0.03
     told = summary(search, point)
@@ -157,7 +161,7 @@ def test_too_few_samples(model: Model, tmp_path: Path) -> None:
 def test_of_a_few_levels_none_is_passed_over_and_of_many_the_ends_stay() -> None:
     few: list[Any] = list(range(8))
     many: list[Any] = list(range(20))
-    kept: list[Any] = _spread(many)
-    assert _spread(few) == few
+    kept: list[Any] = evenly(many)
+    assert evenly(few) == few
     assert len(kept) == 6
     assert (kept[0], kept[-1]) == (0, 19)

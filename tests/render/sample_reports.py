@@ -51,6 +51,8 @@ def drop(estimate: float) -> dict[str, Any]:
         "confidence": 0.9,
         "samples": 1600,
         "deviation": 0.03,
+        "doubt": 0.0,
+        "weight": 0.0,
         "before": 0.84,
         "after": 0.84 - estimate,
         "labelled": None,
