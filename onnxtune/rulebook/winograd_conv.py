@@ -37,8 +37,9 @@ from onnxtune.winograd import Fast, fast
 
 RULE = "winograd_conv"
 AXES = ("height", "width")
-NEARLY = 1.07
-"""How many times the least products smaller tiles may take: their transforms are shorter, and lose fewer digits."""
+NEARLY, NEARLY_BOTH = 1.07, 1.15
+"""How many times the least products smaller tiles may take, along one axis and each of two: their transforms are
+shorter, and lose fewer digits, of which both axes together lose more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +86,9 @@ def propose(facts: Facts, settings: Mapping[str, Any]) -> Iterator[Proposal | De
 
 
 def _tilings(facts: Facts, conv: Convolution, axes: Sequence[int], points: Sequence[int]) -> Iterator[list[Tiling]]:
-    """One axis, rows rather than columns, since they lie one behind the other in memory; and both, with the shortest
-    transforms."""
-    yield from [[t] for a in axes if (t := _tiling(facts, conv, a, points)) is not None][:1]
-    both = [t for a in axes if (t := _tiling(facts, conv, a, [min(points)])) is not None]
+    """One axis, rows rather than columns, since they lie one behind the other in memory; and both."""
+    yield from [[t] for a in axes if (t := _tiling(facts, conv, a, points, NEARLY)) is not None][:1]
+    both = [t for a in axes if (t := _tiling(facts, conv, a, points, NEARLY_BOTH)) is not None]
     if len(both) == 2:
         yield both
 
@@ -112,13 +112,13 @@ def _length(facts: Facts, tensor: str, axis: int) -> int:
     return size if isinstance(size, int) else 0
 
 
-def _tiling(facts: Facts, conv: Convolution, axis: int, points: Sequence[int]) -> Tiling | None:
+def _tiling(facts: Facts, conv: Convolution, axis: int, points: Sequence[int], nearly: float) -> Tiling | None:
     """Tiles that take as few products as may be, and of nearly as few the least sums; None: the map is too small."""
     taps, out = conv.window.kernel[axis], _length(facts, conv.y, axis)
     sizes = sorted(n - taps + 1 for n in points)
     found = [Tiling(axis, fast(m, taps), _length(facts, conv.x, axis), out) for m in sizes if 2 <= m <= out]
     least = min((t.tiles * t.points for t in found), default=0)
-    return next((t for t in found if t.tiles * t.points <= NEARLY * least), None)
+    return next((t for t in found if t.tiles * t.points <= nearly * least), None)
 
 
 def _proposal(facts: Facts, conv: Convolution, tilings: Sequence[Tiling]) -> Proposal:
