@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -26,11 +27,22 @@ from onnxtune.tune.run import Run
 from onnxtune.tune.wording import UNDONE, no_gain, slower
 
 ROUND_LIMIT = 8
+LATE_SECONDS = 30.0
 
 
 def late(run: Run, base: Model, steps: list[Step]) -> list[Step]:
-    """`steps` and what late rules add to them, in one round: they do not rewrite their own results."""
-    return rounds(run, base, steps, run.late, 1) if run.late else steps
+    """`steps` and what late rules add to them, in one round: they do not rewrite their own results.
+
+    They have LATE_SECONDS for it even where others have used up the time budget.
+    """
+    if not run.late or not run.options.time_budget:
+        return steps
+    timer = run.timer
+    run.timer = replace(timer, deadline=max(timer.deadline, time.monotonic() + LATE_SECONDS))
+    try:
+        return rounds(run, base, steps, run.late, 1)
+    finally:
+        run.timer = timer
 
 
 def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule], limit: int = ROUND_LIMIT) -> list[Step]:

@@ -104,7 +104,7 @@ def test_two_models_and_their_verdict(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "% interval" in said
     assert "against a.onnx" in said
     assert "p75" in said
-    assert "p99" not in said
+    assert "p99 " not in said.split("warning:")[0]  # warnings may speak of it
 
 
 def test_memory_is_measured_unless_told_not_to(tmp_path: Path) -> None:
