@@ -37,6 +37,10 @@ from onnxtune.winograd import Fast, fast
 
 RULE = "winograd_conv"
 AXES = ("height", "width")
+SLICE = 10
+"""The first opset in which the ends of a Slice are an input."""
+Size = int | str
+"""A size that is known (-1: Reshape finds it), or the tensor of one number that holds it."""
 NEARLY, NEARLY_BOTH = 1.07, 1.15
 """How many times the least products smaller tiles may take, along one axis and each of two: their transforms are
 shorter, and lose fewer digits, of which both axes together lose more."""
@@ -44,12 +48,13 @@ shorter, and lose fewer digits, of which both axes together lose more."""
 
 @dataclass(frozen=True, eq=False)
 class Tiling:
-    """A fast filter along an axis of the map (0: height): `tiles` of them side by side cover `out` outputs."""
+    """A fast filter along an axis of the map (0: height): `tiles` of them side by side cover `out` outputs: numbers
+    that the model fixes or, where not `fixed`, those at the measured size."""
 
     axis: int
     algorithm: Fast
-    size: int
     out: int
+    fixed: bool
 
     @property
     def m(self) -> int:
@@ -100,23 +105,24 @@ def _why_not(facts: Facts, conv: Convolution, axis: int) -> str:
         return f"stride {conv.window.strides[axis]} along the {AXES[axis]}"
     if conv.window.dilations[axis] != 1:
         return f"dilation {conv.window.dilations[axis]} along the {AXES[axis]}"
-    if not _length(facts, conv.x, axis) or not _length(facts, conv.y, axis):
-        return f"the {AXES[axis]} is not known"
+    if facts.size(conv.y) is None:
+        return "the map's size is not known"
+    if facts.opset < SLICE and not _fixed(facts, conv.y, axis):
+        return f"the {AXES[axis]} is not fixed, and before opset {SLICE} a Slice takes no computed end"
     return ""
 
 
-def _length(facts: Facts, tensor: str, axis: int) -> int:
-    """The map's size along the axis; 0 when the model does not fix it."""
+def _fixed(facts: Facts, tensor: str, axis: int) -> bool:
+    """Does the model itself say how large the map is along the axis?"""
     shape = facts.shape(tensor)
-    size = shape[2 + axis] if shape is not None and len(shape) == 4 else None
-    return size if isinstance(size, int) else 0
+    return shape is not None and len(shape) == 4 and isinstance(shape[2 + axis], int)
 
 
 def _tiling(facts: Facts, conv: Convolution, axis: int, points: Sequence[int], nearly: float) -> Tiling | None:
     """Tiles that take as few products as may be, and of nearly as few the least sums; None: the map is too small."""
-    taps, out = conv.window.kernel[axis], _length(facts, conv.y, axis)
+    taps, out = conv.window.kernel[axis], (facts.size(conv.y) or ())[2 + axis]
     sizes = sorted(n - taps + 1 for n in points)
-    found = [Tiling(axis, fast(m, taps), _length(facts, conv.x, axis), out) for m in sizes if 2 <= m <= out]
+    found = [Tiling(axis, fast(m, taps), out, _fixed(facts, conv.y, axis)) for m in sizes if 2 <= m <= out]
     least = min((t.tiles * t.points for t in found), default=0)
     return next((t for t in found if t.tiles * t.points <= nearly * least), None)
 
@@ -139,17 +145,20 @@ def _proposal(facts: Facts, conv: Convolution, tilings: Sequence[Tiling]) -> Pro
 
 
 def _inputs(new: Builder, x: str, channels: int, conv: Convolution, tiling: Tiling) -> str:
-    """d along one axis, (N, n C, tiles, W) along the height: n depthwise Conv."""
-    axis, pad = tiling.axis, conv.window.begin[tiling.axis]
+    """d along one axis, (N, n C, tiles, W) along the height: n depthwise Conv.
+
+    A row whose last tap has the place q reads up to q - r + 1 + (m - 1) rows behind the map's last window: with as
+    many pads more there are tiles for all outputs, however large the map.
+    """
+    axis, begin, end = tiling.axis, conv.window.begin[tiling.axis], conv.window.end[tiling.axis]
     made = []
     for row in tiling.algorithm.inputs:
         taps, first, step = _tight(row)
-        if first > pad:  # a Conv cannot leave out the map's first rows
-            taps, first, step = row[pad:], pad, 1
-        reach = (len(taps) - 1) * step + 1
-        end = max((tiling.tiles - 1) * tiling.m + reach - tiling.size - (pad - first), 0)
-        begin = _on(axis, pad - first, 0)
-        window = Window(_on(axis, len(taps)), _on(axis, tiling.m), _on(axis, step), begin, _on(axis, end, 0))
+        if first > begin:  # a Conv cannot leave out the map's first rows
+            taps, first, step = row[begin:], begin, 1
+        behind = first + (len(taps) - 1) * step + 1 - conv.window.kernel[axis]
+        pads = _on(axis, begin - first, 0), _on(axis, end + behind, 0)
+        window = Window(_on(axis, len(taps)), _on(axis, tiling.m), _on(axis, step), *pads)
         kernel = np.broadcast_to(taps.reshape(1, 1, *window.kernel), (channels, 1, *window.kernel))
         made.append(add_conv(new, x, kernel, None, window, conv.dtype, channels))
     return str(new.Concat(*made, axis=1))
@@ -184,7 +193,7 @@ def _products(new: Builder, d: str, conv: Convolution, tilings: Sequence[Tiling]
 def _outputs(new: Builder, u: str, conv: Convolution, tilings: Sequence[Tiling], activation: Sequence[Node]) -> str:
     """(N, M, H', W') from the products, one axis after the other, the last one first."""
     channels = conv.out_channels * math.prod(t.points for t in tilings)
-    map_ = [next((t.tiles for t in tilings if t.axis == a), -1) for a in (0, 1)]
+    map_ = _map(new, u, tilings)
     line = Window((1,), (1,), (1,), (0,), (0,))
     for tiling in reversed(tilings):
         u = new.Reshape(u, np.array([0, tiling.points, -1], np.int64))
@@ -192,17 +201,49 @@ def _outputs(new: Builder, u: str, conv: Convolution, tilings: Sequence[Tiling],
         u = replay(new, u, activation if tiling is tilings[0] else [])
         channels //= tiling.points
         u = _interleaved(new, u, channels, map_, tiling)
-        map_[tiling.axis] = tiling.out
+        map_[tiling.axis] = tiling.out if tiling.fixed else _end(new, conv, tiling.axis)
+        if not tiling.fixed or tiling.tiles * tiling.m != tiling.out:
+            u = _cropped(new, u, tiling.axis, map_[tiling.axis])
     return u
 
 
-def _interleaved(new: Builder, y: str, channels: int, map_: Sequence[int], tiling: Tiling) -> str:
+def _map(new: Builder, u: str, tilings: Sequence[Tiling]) -> list[Size]:
+    """Sizes of the map of products."""
+    known: dict[int, Size] = {t.axis: t.tiles for t in tilings if t.fixed}
+    free = [a for a in (0, 1) if a not in known]
+    if len(free) < 2:  # Reshape finds one
+        return [known.get(a, -1) for a in (0, 1)]
+    sizes = new.Shape(u)
+    return [known.get(a) or new.slice(sizes, 0, 2 + a, 3 + a) for a in (0, 1)]
+
+
+def _end(new: Builder, conv: Convolution, axis: int) -> str:
+    """The outputs' size along an axis, from that of the inputs."""
+    size = new.slice(new.Shape(conv.x), 0, 2 + axis, 3 + axis)
+    more = conv.window.begin[axis] + conv.window.end[axis] - conv.window.kernel[axis] + 1
+    return str(new.Add(size, np.array([more], np.int64))) if more else size
+
+
+def _cropped(new: Builder, y: str, axis: int, end: Size) -> str:
+    if isinstance(end, int):
+        return new.slice(y, 2 + axis, 0, end)
+    return str(new.Slice(y, np.array([0], np.int64), end, np.array([2 + axis], np.int64)))
+
+
+def _interleaved(new: Builder, y: str, channels: int, map_: Sequence[Size], tiling: Tiling) -> str:
     """(N, C, H', tiles) from the outputs of each tile, (N, m, C H' tiles): their places along the axis."""
-    y = new.Reshape(y, np.array([0, tiling.m, channels, *map_], np.int64))
+    y = _reshaped(new, y, [0, tiling.m, channels, *map_])
     y = new.Transpose(y, perm=[0, 2, 3, 1, 4] if tiling.axis == 0 else [0, 2, 3, 4, 1])
-    whole = [tiling.tiles * tiling.m if a == tiling.axis else size for a, size in enumerate(map_)]
-    y = new.Reshape(y, np.array([0, channels, *whole], np.int64))
-    return y if whole[tiling.axis] == tiling.out else new.slice(y, 2 + tiling.axis, 0, tiling.out)
+    whole = tiling.tiles * tiling.m if tiling.fixed else -1
+    return _reshaped(new, y, [0, channels, *(whole if a == tiling.axis else size for a, size in enumerate(map_))])
+
+
+def _reshaped(new: Builder, x: str, shape: Sequence[Size]) -> str:
+    """Reshape, some of whose sizes are tensors."""
+    if all(isinstance(size, int) for size in shape):
+        return str(new.Reshape(x, np.array(shape, np.int64)))
+    parts = (size if isinstance(size, str) else np.array([size], np.int64) for size in shape)
+    return str(new.Reshape(x, new.Concat(*parts, axis=0)))
 
 
 def _without(numbers: tuple[int, ...], axes: Sequence[int], least: int) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ def net(
     out: str = "float[N, C, P, Q] y",
     more: str = "",
     dtype: Any = np.float32,
+    opset: int = 17,
 ) -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     weights = {
@@ -39,7 +40,7 @@ def net(
     }
     weights = {k: v for k, v in weights.items() if f"{k})" in nodes or f"{k}," in nodes}
     kind = "float16" if dtype == np.float16 else "float"
-    return model_of(f"g ({kind}[{shape}] x{more}) => ({out}) {{ {nodes} }}", weights)
+    return model_of(f"g ({kind}[{shape}] x{more}) => ({out}) {{ {nodes} }}", weights, opset=opset)
 
 
 def conv(attributes: str, x: str = "x", y: str = "y") -> str:
@@ -107,10 +108,25 @@ def test_groups() -> None:
     assert groups == [{64, 24}, {64, 384, 144}]
 
 
-def test_only_the_other_axis_may_be_of_any_size() -> None:
-    free = {"x": (2, 16, 13, 9)}
-    assert_rewrites(RULE, net(shape="N, 16, 13, W"), sizes=free, count=1)
-    assert_rewrites(RULE, net(shape="N, 16, H, 11"), sizes=SIZES, count=1)
+@TILES
+@pytest.mark.parametrize("shape", ["N, 16, 13, W", "N, 16, H, 11", "N, 16, H, W", "N, C, H, W"])
+def test_maps_of_any_size(points: int, shape: str) -> None:
+    for pads in ("[1, 1, 1, 1]", "[0, 2, 3, 1]"):
+        for height, width in ((13, 9), (6, 16)):
+            sizes = {"x": (2, 16, 13 if "13" in shape else height, 11 if "11" in shape else width)}
+            proto = net(conv(f"pads = {pads}"), shape=shape)
+            assert_rewrites(RULE, proto, settings={"points": [points]}, sizes=sizes, count=2)
+
+
+@pytest.mark.parametrize("kernel", [(3, 1), (1, 3), (5, 5)])
+def test_a_map_of_any_size_along_one_axis(kernel: tuple[int, int]) -> None:
+    proto = net(kernel=kernel, shape="N, 16, H, W")
+    assert_rewrites(RULE, proto, sizes={"x": (1, 16, 14, 10)}, count=2 if kernel == (5, 5) else 1)
+
+
+def test_before_slices_had_inputs_the_map_must_be_fixed() -> None:
+    assert_declines(RULE, net(shape="N, 16, H, 11", kernel=(3, 1), opset=9), "the height is not fixed", sizes=SIZES)
+    assert_rewrites(RULE, net(opset=9), sizes=SIZES, count=2)
 
 
 @pytest.mark.parametrize("activation", ["Relu (c)", "LeakyRelu <alpha = 0.1> (c)", "Sigmoid (c)"])
@@ -145,8 +161,6 @@ def test_without_bias() -> None:
         (net(conv("strides = [1, 3]"), kernel=(1, 3)), "stride 3 along the width"),
         (net(conv("dilations = [2, 2]")), "dilation 2 along the height"),
         (net(conv("strides = [2, 1]"), kernel=(3, 1)), "stride 2 along the height"),
-        (net(shape="N, 16, H, W"), "the height is not known"),
-        (net(kernel=(1, 3), shape="N, 16, 13, W"), "the width is not known"),
         (net(out="float16[N, C, P, Q] y", dtype=np.float16), "float16 rounds too coarsely"),
         (net("y = Conv (x, k)", more=", float[16, 16, 3, 3] k"), "the weights are not constant"),
         (net(conv('auto_pad = "SAME_UPPER", strides = [1, 2]')), "auto_pad SAME_UPPER"),
