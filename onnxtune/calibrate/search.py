@@ -240,7 +240,8 @@ class Search:
         groups = grouped(options)
         model, fitted = self.fitter.in_order([combined(g) for g in groups], self.splits.fit)
         drop = self.judge.drop(self.judge.score(model, self.splits.select), self.splits.select)
-        latency = max(0.0, self.latency - sum(o.timed.saved for o in options))
+        least = max(float(np.median(o.timed.comparison.after)) for o in options)  # what its slowest region takes
+        latency = max(least, self.latency - sum(o.timed.saved for o in options))
         return Point(tuple(groups), fitted, self.whole, latency, *self.costs(Facts(model, self.facts.sizes)), drop)
 
     def costs(self, facts: Facts) -> tuple[int, int]:
