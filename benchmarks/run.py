@@ -1,14 +1,15 @@
 """How fast are models after onnxtune, next to what people would use instead, on this machine, in one run?
 
-    python -m benchmarks.run [--shared FOLDER] [--only MODEL ...] [--exact] [--batch 1 --threads 1] [--output FILE.json]
+    python -m benchmarks.run [--shared FOLDER] [--only MODEL ...] [--within BUDGET ...] [--batch 1 --threads 1]
+                             [--output FILE.json]
 
 Models: the classic architectures that the onnx package ships (seeded weights), architectures built in code, the demo
 network and, with --shared, trained models with data. Contenders: the original under ORT_ENABLE_ALL, onnxsim, onnxslim
 and onnxoptimizer where installed, onnxtune exact, and where there is data onnxtune calibrated at two budgets. Each
 works in a process of its own, whose time and peak memory are kept. Then all are measured in the same rounds by
 `onnxtune.benchmark`. Results go to FILE.json (all samples), beside it a table (.md) and a figure (.svg); models that
-are in FILE.json already are left alone unless named with --only. --exact: without the calibrated ones, which take
-most of the time. --threads 0: all of the machine's cores.
+are in FILE.json already are left alone unless named with --only. --within 1%: of the calibrated ones, which take
+most of the time, those at this budget; --within alone: none. --threads 0: all of the machine's cores.
 """
 
 from __future__ import annotations
@@ -62,12 +63,13 @@ def subjects(shared: Shared | None) -> Iterator[Subject]:
 
 
 def contenders(
-    name: str, shapes: dict[str, Any], threads: int, shared: Shared | None, exact: bool = False
+    name: str, shapes: dict[str, Any], threads: int, shared: Shared | None, within: Sequence[str] | None = None
 ) -> list[Contender]:
     own = {"threads": threads, "input_shapes": shapes}
     found = [*installed(), Contender("onnxtune exact", {**own, "exact_only": True})]
-    if shared is not None and name in CALIBRATED and not exact:
-        for budget in BUDGETS[shared.metric(name) or "top1"]:
+    if shared is not None and name in CALIBRATED:
+        budgets = BUDGETS[shared.metric(name) or "top1"]
+        for budget in budgets if within is None else [b for b in budgets if b in within]:
             suffix = "" if budget.endswith("%") else " dB"
             settings = {**own, **shared.settings(name, budget)}
             found.append(Contender(f"onnxtune within {budget}{suffix}", settings))
@@ -75,7 +77,12 @@ def contenders(
 
 
 def measured(
-    subject: Subject, batch: int, threads: int, shared: Shared | None, folder: Path, exact: bool = False
+    subject: Subject,
+    batch: int,
+    threads: int,
+    shared: Shared | None,
+    folder: Path,
+    within: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """One model through all contenders, as plain data with all samples."""
     path = folder / "original.onnx"
@@ -87,7 +94,7 @@ def measured(
         return {"model": subject.name, "kind": subject.kind, "skipped": "its batch is fixed"}
     sizes.update(shapes)
     made = {}
-    for contender in contenders(subject.name, shapes, threads, shared, exact):
+    for contender in contenders(subject.name, shapes, threads, shared, within):
         made[contender.name] = make(contender, path, folder / f"{contender.name}.onnx")
     target = Target(threads=threads)
     feeds = random_feeds(original, sizes)
@@ -189,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, help="folder with trained models and their data")
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--exact", action="store_true", help="without calibrated contenders")
+    parser.add_argument("--within", nargs="*", help="calibrated contenders at these budgets only; none: at no budget")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/suite.json"))
@@ -212,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if subject.name not in given.only if given.only else subject.name in done:
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                row = measured(subject, given.batch, given.threads, shared, Path(folder), given.exact)
+                row = measured(subject, given.batch, given.threads, shared, Path(folder), given.within)
             results["models"] = [*(m for m in results["models"] if m["model"] != subject.name), row]
             write(results, given.output)
             print(table.line(row), flush=True)
