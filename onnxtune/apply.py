@@ -13,6 +13,7 @@ from onnxtune.draft import ApplyError, Draft, Weight
 from onnxtune.errors import one_line
 from onnxtune.facts import Node, free_names
 from onnxtune.later import Later
+from onnxtune.mapped import copy_fields
 from onnxtune.model import Model
 from onnxtune.proposal import Proposal
 
@@ -104,23 +105,9 @@ def _assemble(
 ) -> onnx.ModelProto:
     """The model's shell (metadata, functions, interface) around new nodes and weights."""
     shell = onnx.ModelProto()
-    for field, value in before.ListFields():
-        if field.name == "graph":
-            continue
-        if field.is_repeated:
-            getattr(shell, field.name).extend(value)
-        elif field.message_type is not None:
-            getattr(shell, field.name).CopyFrom(value)
-        else:
-            setattr(shell, field.name, value)
+    copy_fields(before, shell, leave={"graph"})
     source, graph = before.graph, shell.graph
-    for field, value in source.ListFields():
-        if field.name in ("node", "initializer", "value_info", "quantization_annotation"):
-            continue
-        if field.is_repeated:
-            getattr(graph, field.name).extend(value)
-        else:
-            setattr(graph, field.name, value)
+    copy_fields(source, graph, leave={"node", "initializer", "value_info", "quantization_annotation"})
     if shell.ir_version < 4 and weights.keys() - {i.name for i in source.input}:
         shell.ir_version = 4  # up to version 3 every weight had to be listed as an input
     used_before = {name for n in source.node for name in _reads(n)}

@@ -86,9 +86,9 @@ def embedded(proto: onnx.ModelProto) -> onnx.ModelProto:
 def with_weights(proto: onnx.ModelProto, weights: Iterable[TensorProto]) -> onnx.ModelProto:
     """The model with these initializers. Those that it has are not copied."""
     result = onnx.ModelProto()
-    _copy_fields(proto, result, leave={"graph"})
+    copy_fields(proto, result, leave={"graph"})
     result.graph.SetInParent()
-    _copy_fields(proto.graph, result.graph, leave={"initializer"})
+    copy_fields(proto.graph, result.graph, leave={"initializer"})
     for weight in weights:
         result.graph.initializer.append(weight)
     return result
@@ -229,7 +229,7 @@ def _where(tensor: TensorProto) -> Span:
 
 def _referring(tensor: TensorProto, path: Path, offset: int) -> TensorProto:
     result = TensorProto(data_location=TensorProto.EXTERNAL)
-    _copy_fields(tensor, result, leave=VALUES)
+    copy_fields(tensor, result, leave=VALUES)
     for key, value in (("location", str(path)), ("offset", str(offset)), ("length", str(nbytes(tensor)))):
         result.external_data.add(key=key, value=value)
     return result
@@ -248,11 +248,11 @@ def _filled(tensor: TensorProto) -> TensorProto:
     if not is_mapped(tensor):
         return tensor
     result = TensorProto(raw_data=bytes(content(tensor)))
-    _copy_fields(tensor, result, leave=VALUES)
+    copy_fields(tensor, result, leave=VALUES)
     return result
 
 
-def _copy_fields(source: Any, target: Any, leave: frozenset[str] | set[str]) -> None:
+def copy_fields(source: Any, target: Any, leave: frozenset[str] | set[str]) -> None:
     """All fields that are set in a protobuf message but those to leave."""
     for field, value in source.ListFields():
         if field.name in leave:

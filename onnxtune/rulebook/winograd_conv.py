@@ -214,7 +214,7 @@ def _map(new: Builder, u: str, tilings: Sequence[Tiling]) -> list[Size]:
     if len(free) < 2:  # Reshape finds one
         return [known.get(a, -1) for a in (0, 1)]
     sizes = new.Shape(u)
-    return [known.get(a) or new.slice(sizes, 0, 2 + a, 3 + a) for a in (0, 1)]
+    return [new.slice(sizes, 0, 2 + a, 3 + a) for a in (0, 1)]
 
 
 def _end(new: Builder, conv: Convolution, axis: int) -> str:
