@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.apply import apply
+from onnxtune.calibrate.answers import Answers
 from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.evidence import Evidence, gather
 from onnxtune.calibrate.layer import Layer
@@ -43,6 +44,10 @@ class Fitter:
     seen more would carry what it has seen into folds that are to be judged on it."""
     _starts: dict[str, tuple[str, Fragment] | None] = field(default_factory=dict)
     """Where each fit started: asked for again it is the same one."""
+
+    @cached_property
+    def _answers(self) -> Answers:
+        return Answers(self.data.count)
 
     @cached_property
     def _teacher_hash(self) -> str:
@@ -98,7 +103,8 @@ class Fitter:
         def tell(done: int, total: int) -> None:
             self.notify(f"looking at {layer.key}", done, total)
 
-        return gather(layer, self.teacher, student, self.data, indices, self.target, self.seed, tell)
+        seed, answers = self.seed, self._answers
+        return gather(layer, self.teacher, student, self.data, indices, self.target, seed, tell, answers)
 
     def _known(
         self,
