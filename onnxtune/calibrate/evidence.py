@@ -20,7 +20,7 @@ from onnxtune.calibrate.patches import patches, positions_of, values
 from onnxtune.calibrate.wide_convs import Rows
 from onnxtune.feeds import Feeds
 from onnxtune.model import Model
-from onnxtune.runtime import Session, Target
+from onnxtune.runtime import Target, worker
 
 ROWS_PER_COLUMN = 8
 """Rows wanted for each column of the covariance; the held-out error still falls a little beyond."""
@@ -136,5 +136,5 @@ def gather(
 def _view(model: Model, tensors: list[str], target: Target) -> Callable[[Feeds], Mapping[str, NDArray[Any]]]:
     """What shows these tensors for feeds; those that are fed need no run."""
     made = [t for t in dict.fromkeys(tensors) if t not in {v.name for v in model.inputs}]
-    session = Session(exposing(model, made), target) if made else None
+    session = worker(exposing(model, made), target) if made else None
     return lambda feeds: {**feeds, **({} if session is None else session.run(feeds, made))}
