@@ -32,9 +32,9 @@ from onnxtune.calibrate.wide_convs import Rows, Sampled
 PATIENCE = 3
 """Canonical forms cross flat places."""
 
-TRIAL, FREE_ITERATIONS, COSTLY_ITERATIONS = 1, 10, 5
-"""Iterations for each start before the best goes on (their order hardly changes after the first), and for the fit
-without data that is one of them (the only one where iterations are costly)."""
+TRIAL, FREE_ITERATIONS, COSTLY_ITERATIONS = 3, 10, 5
+"""Iterations for each start before the best goes on, and for the fit without data that is one of them (the only one
+where iterations are costly)."""
 
 
 @dataclass(frozen=True, eq=False)
