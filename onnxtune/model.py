@@ -38,6 +38,7 @@ from onnxtune.mapped import (
 from onnxtune.wellformed import fault, tensors
 
 LOG = logging.getLogger(__name__)
+logging.getLogger("onnxtune").addHandler(logging.NullHandler())  # silent unless the application says otherwise
 LAST_WHOLE = TensorProto.FLOAT8E5M2FNUZ
 """Element types beyond it take parts of a byte."""
 PROTOBUF_LIMIT = 2**31 - 2**20

@@ -105,6 +105,7 @@ ORDER = (
     "bench",
     "render",
     "cli",
+    "entry",
 )
 """A module imports only what stands before it (a package: itself too). Add a new module where it belongs."""
 

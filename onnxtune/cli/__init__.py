@@ -95,6 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
         from onnxtune.supervise import follow_parent, is_child
 
         if not is_child():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # before and after `supervise` hands it on
             sys.exit(supervise(words, lambda text: click.echo(f"onnxtune: {text}", err=True)))
         follow_parent()
     interrupts = _counted_interrupts() if arguments is None else []
