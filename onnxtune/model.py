@@ -7,7 +7,6 @@ import hashlib
 import logging
 import math
 import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto
 from onnx.external_data_helper import uses_external_data
 
+from onnxtune import temporary
 from onnxtune.crashes import trying
 from onnxtune.domains import contradiction, spelt_out, unify
 from onnxtune.errors import ModelError, one_line
@@ -379,7 +379,7 @@ def _undisturbed() -> Iterator[None]:
 def _staging(path: Path) -> Iterator[Path]:
     check_writable(path)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".onnxtune-", dir=path.parent))
+        folder = temporary.make("staging", path.parent)
     except OSError as error:
         raise ModelError(f"{path}: cannot be written ({error.strerror})") from None
     try:
@@ -387,4 +387,4 @@ def _staging(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise ModelError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        temporary.remove(folder)

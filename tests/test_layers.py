@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "onnxtune"
 ORDER = (
     "errors",
     "_version",
+    "temporary",
     "wellformed",
     "domains",
     "crashes",
