@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxtune
-from onnxtune import mapped, runtime, trial
+from onnxtune import mapped, runtime, temporary, trial
 from onnxtune import model as models
 from onnxtune.apply import apply
 from onnxtune.cache import Cache
@@ -166,6 +167,31 @@ def test_the_folder_does_not_go_with_a_forked_process(path: Path) -> None:
     assert not Path(folder).exists(), "the process itself cleans up at its end"
     assert model.store is not None
     assert model.store.folder.is_dir()
+
+
+@pytest.mark.skipif(temporary._fcntl is None, reason="folders cannot be locked here")
+@pytest.mark.usefixtures("everything_large")
+def test_the_folder_of_a_killed_process_goes_with_the_next_one(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(temporary, "_swept", set())
+    code = (
+        "import os, signal, sys\nfrom onnxtune import model\nmodel.MAPPED_ABOVE = 0\nm = model.load(sys.argv[1])\n"
+        "print(m.store.folder, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True, check=False)
+    left = Path(done.stdout.strip())
+    assert done.returncode == -signal.SIGKILL
+    assert left.parent == tmp_path
+    assert any(p.stat().st_size for p in left.iterdir()), "weights lie there"
+    os.utime(left, (0, 0))
+    model = load(path)
+    assert model.store is not None
+    assert not left.exists()
+    assert model.store.folder.is_dir()
+    assert np.isfinite(outputs(model)).all()
 
 
 @pytest.mark.usefixtures("everything_large")

@@ -3,7 +3,8 @@
     python tests/robustness/faults.py [--kills 50] [--interrupts 30] [--pairs 10] [--seed 0]
 
 - kill -9 at a random moment, half of the tries at the command and half at the child that does its work: the output
-  is absent or complete, an output that was there before is whole, and the next run can use the cache;
+  is absent or complete, an output that was there before is whole, the next run can use the cache, and
+  removes the temporary folders that killed ones have left;
 - Ctrl-C (SIGINT) at a random moment: exit code 130 within GRACE, one line, no partial output, nothing left behind
   (a run that had ended already counts as survived too, and is counted apart);
 - two runs at once on one cache and one output: both end well, the output is one of theirs;
@@ -43,6 +44,8 @@ LINES = ("--providers", "cpu", "--threads", "1", "--no-plugins", "--force-rules"
 """Options of all runs. Rewrites are forced, so that there is an output that differs from the input."""
 
 
+LEFT = ".onnxtune-*"
+"""Folders for temporary files."""
 BUDGETS = (0.0, 0.0, 1.0)
 """Time budgets of the runs that are killed, in turn: without measuring (where writing is most of the time), and with."""
 
@@ -165,11 +168,16 @@ def kills(folder: Path, tries: int, rng: random.Random, longest: dict[float, flo
             how = "output complete"
             problem = problem or unusable(out)
         count.add(how, f"try {number}: {problem}" if problem else "")
+    left = [*folder.glob(LEFT), *(cache / "tmp").glob(LEFT)]
+    for path in left:
+        os.utime(path, (0, 0))  # as if some time had passed
     last = subprocess.run(
         command(model, "-o", out), env=environment(cache), capture_output=True, text=True, check=False
     )
     problem = last.stderr if last.returncode else unusable(out)
-    count.add("a last run on the same cache", problem)
+    still = [p.name for p in left if p.exists()]
+    problem = problem or (f"folders of killed runs are still there: {still}" if still else "")
+    count.add(f"a last run on the same cache, which finds {len(left)} folders of killed runs", problem)
     return count
 
 
@@ -192,7 +200,7 @@ def interrupts(folder: Path, tries: int, rng: random.Random, longest: dict[float
             count.add("too late", f"try {number}: still there after {GRACE} s")
             continue
         left = [p.name for p in folder.iterdir() if p.name not in ("model.onnx", "out.onnx", "cache")]
-        left += [p.name for p in (cache / "tmp").glob("*onnxtune*")]
+        left += [p.name for p in (cache / "tmp").glob(LEFT)]
         problem = f"left behind: {left}" if left else ""
         if run.returncode == 0:
             how = "had ended before"

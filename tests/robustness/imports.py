@@ -76,7 +76,7 @@ def imports(folder: Path, tries: int, rng: random.Random) -> faults.Count:
         for number in numbers:
             code, said = run(folder, role, number)
             left = [p.name for p in folder.iterdir() if p.name not in ("model.onnx", "cache", "hook")]
-            left += [p.name for p in (folder / "cache" / "tmp").glob("*onnxtune*")]
+            left += [p.name for p in (folder / "cache" / "tmp").glob(faults.LEFT)]
             problem = ""
             if code != 130:
                 problem = f"exit code {code}: {said}"
