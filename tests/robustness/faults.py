@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import tally
 from onnx import numpy_helper
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,12 +64,13 @@ class Count:
         if problem:
             self.lost.append(problem)
 
-    def __str__(self) -> str:
+    @property
+    def row(self) -> tally.Row:
         ends = ", ".join(f"{n} {how}" for how, n in sorted(self.ended.items()))
-        lines = [
-            f"{self.kind}: tried {self.tried}, survived {self.tried - len(self.lost)}, lost {len(self.lost)} ({ends})"
-        ]
-        return "\n".join([*lines, *(f"  LOST {x}" for x in self.lost)])
+        return tally.Row(self.kind, self.tried, len(self.lost), ends)
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.row), *(f"  LOST {x}" for x in self.lost)])
 
 
 def network(path: Path, width: int = 32, seed: int = 0) -> None:
@@ -368,9 +370,12 @@ def main() -> int:
     parser.add_argument("--interrupts", type=int, default=30)
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    tally.option(parser)
     arguments = parser.parse_args()
     counts = campaign(arguments.kills, arguments.interrupts, arguments.pairs, arguments.seed)
     print(*counts, sep="\n")
+    if arguments.record:
+        tally.record([c.row for c in counts])
     return int(any(c.lost for c in counts))
 
 

@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 
 import faults
+import tally
 
 HOOK = '''
 import atexit, os, signal, sys, time
@@ -92,10 +93,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tries", type=int, default=60, help="of each of two roles")
     parser.add_argument("--seed", type=int, default=0)
+    tally.option(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         count = imports(Path(folder), arguments.tries, random.Random(arguments.seed))
     print(count)
+    if arguments.record:
+        tally.record([count.row])
     return int(bool(count.lost))
 
 
