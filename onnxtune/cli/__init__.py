@@ -37,8 +37,8 @@ SUMMARIES = {
 INTERRUPTED = 130
 LONGEST = 1500
 """Characters that an error line may have."""
-SUPERVISED = ("optimize", "bench", "demo", "check", "compare")
-"""Commands that hand models to native libraries: their work is done in a child process."""
+SUPERVISED = ("optimize", "bench", "demo", "check", "compare", "doctor")
+"""Commands that hand models to native libraries, or load providers: their work is done in a child process."""
 COMPLETING = "_ONNXTUNE_COMPLETE"
 """Set by the shell when it asks for completions."""
 
