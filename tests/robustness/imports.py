@@ -68,23 +68,25 @@ def run(folder: Path, role: str, number: int) -> tuple[int, str]:
 def imports(folder: Path, tries: int, rng: random.Random) -> faults.Count:
     """`tries` of each role; the first imports of all are among them."""
     count = faults.Count("Ctrl-C during imports")
+    out = folder / "out.onnx"
     faults.network(folder / "model.onnx")
     for role in ROLES:
         said = run(folder, role, 0)[1]
         total = int(said.partition("imports: ")[2].split()[0])
-        (folder / "out.onnx").unlink()
         numbers = [1, 2, *rng.sample(range(3, total), tries - 2)]
         for number in numbers:
+            out.unlink(missing_ok=True)
             code, said = run(folder, role, number)
-            left = [p.name for p in folder.iterdir() if p.name not in ("model.onnx", "cache", "hook")]
+            left = [p.name for p in folder.iterdir() if p.name not in ("model.onnx", out.name, "cache", "hook")]
             left += [p.name for p in (folder / "cache" / "tmp").glob(faults.LEFT)]
-            problem = ""
+            problem = f"left behind: {left}" if left else ""
             if code != 130:
                 problem = f"exit code {code}: {said}"
             elif "Traceback" in said or len(said.strip().splitlines()) != 1:
                 problem = f"it says: {said}"
-            elif left:
-                problem = f"left behind: {left}"
+            elif out.exists():  # what the report needs is imported last
+                told = "is written and whole" in said
+                problem = problem or faults.unusable(out) or ("" if told else f"there is an output, but it says {said}")
             count.add(f"in the {role}", f"import {number} of {total} in the {role}: {problem}" if problem else "")
     return count
 
