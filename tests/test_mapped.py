@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -314,6 +315,12 @@ def test_two_large_models_are_timed_against_each_other(path: Path, monkeypatch: 
     found = timer.models(model, other, {"x": (1, 3, 6, 6)}, plan)
     assert found.comparison is not None, found.problem
     assert [len(m.proto.graph.node) for m in made] == [4, 4], "BatchNorm is gone from both"
+    made.clear()
+    subject = timer.subject(model, {"x": (1, 3, 6, 6)})
+    rival = subject.rival(other)
+    for rounds in (3, 4):
+        assert timer.against(subject, rival, replace(plan, rounds=rounds)).comparison is not None
+    assert len(made) == 2, "both stay loaded for the second plan"
 
 
 @pytest.mark.usefixtures("everything_large")
