@@ -16,19 +16,21 @@ from onnxtune.tune.finish import finish
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import NOT_NEEDED, no_gain, sharp
 
+SECONDS = 60.0
+"""How long smaller sets are tried at least."""
 LATE = "; smaller sets were not tried, the time budget is over (--time-budget)"
 
 
 def confirm(run: Run, base: Model, steps: list[Step]) -> tuple[Model, Report]:
     """Whole model against the original; not faster: keep only the better half, and again.
 
-    Smaller sets are tried for as long as the time budget is, counted from here: with large models one comparison may
-    take minutes.
+    Smaller sets are tried for as long as the time budget is (SECONDS at least), counted from here: with large models
+    one comparison may take minutes.
     """
     wholes = [kept for kept, _ in run.wholes]
     if not run.options.measure:
         return _unmeasured(run, base, steps, wholes)
-    latest = time.monotonic() + run.options.time_budget
+    latest = time.monotonic() + max(run.options.time_budget, SECONDS)
     kept, latency = steps, 0.0
     if kept and not any(s.forced for s in kept):
         with run.stage("confirm"):

@@ -1,6 +1,6 @@
 """What the scripts of this folder count: kept as data, and shown as a table in docs/reliability.md.
 
-    python tests/robustness/tally.py        # writes the table anew
+    python tests/robustness/tally.py        # writes the table anew, and that of benchmarks/results/growth.json
 
 A script that is called with `--record` writes its counts into benchmarks/results/robustness/, one row for each kind of
 thing that it tries, with the command that gives it; the last run of a command counts.
@@ -16,9 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # called as a script
+from benchmarks.growth import exponent  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results" / "robustness"
 PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- counts: python tests/robustness/tally.py -->", "<!-- end of counts -->"
+GROWTH = ROOT / "benchmarks" / "results" / "growth.json"
+BEGIN, END = "<!-- {}: python tests/robustness/tally.py -->\n\n", "\n\n<!-- end of {} -->"
+"""What stands around a table in the page."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def record(rows: Sequence[Row]) -> None:
 
 def table() -> str:
     """All rows, as Markdown."""
-    lines = ["| tried | | survived | lost | |", "|---|---:|---:|---:|---|"]
+    lines = ["| what | tried | survived | lost | |", "|---|---:|---:|---:|---|"]
     for path in sorted(RESULTS.glob("*.json")):
         for command, rows in json.loads(path.read_text(encoding="utf-8")).items():
             lines.append(f"| **`{command}`** | | | | |")
@@ -61,14 +66,40 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def shown(page: str) -> str:
-    """The table as it stands in a page."""
-    return page.partition(f"{BEGIN}\n\n")[2].partition(f"\n\n{END}")[0]
+def growth() -> str:
+    """Seconds of the processor (of these in ONNX Runtime), on the clock, and peak memory, as Markdown."""
+    rows = json.loads(GROWTH.read_text(encoding="utf-8"))
+    sizes = sorted({r["asked"] for r in rows})
+    lines = [
+        "| network | " + " | ".join(f"{n:,} nodes" for n in sizes) + " | exponent |",
+        "|---" * (len(sizes) + 2) + "|",
+    ]
+    for mode, kind in dict.fromkeys((r["mode"], r["model"]) for r in rows):
+        own = {r["asked"]: r for r in rows if (r["mode"], r["model"]) == (mode, kind)}
+        cells = [_grown(own[n]) if n in own else "" for n in sizes]
+        slope = exponent(list(own.values()), lambda r: r["seconds"])
+        lines.append(f"| {kind}, {mode} | {' | '.join(cells)} | {slope:.2f} |")
+    return "\n".join(lines)
+
+
+def _grown(row: dict[str, float]) -> str:
+    return f"{row['seconds']:.1f} s ({row['onnxruntime']:.1f}), {row['elapsed']:.0f} s, {row['peak_mb']:.0f} MB"
+
+
+TABLES = {"counts": table, "growth": growth}
+
+
+def shown(page: str, name: str) -> str:
+    """A table as it stands in a page."""
+    return page.partition(BEGIN.format(name))[2].partition(END.format(name))[0]
 
 
 def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(page.replace(shown(page), table()), encoding="utf-8")
+    for name, made in TABLES.items():
+        before, after = BEGIN.format(name), END.format(name)
+        page = page.replace(before + shown(page, name) + after, before + made() + after)
+    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

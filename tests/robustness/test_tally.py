@@ -10,9 +10,22 @@ import pytest
 import tally
 
 
-def test_the_page_shows_what_was_counted() -> None:
+@pytest.mark.parametrize("name", tally.TABLES)
+def test_the_page_shows_what_was_counted(name: str) -> None:
     page = tally.PAGE.read_text(encoding="utf-8")
-    assert tally.shown(page) == tally.table(), "python tests/robustness/tally.py writes the table anew"
+    assert tally.shown(page, name) == tally.TABLES[name](), "python tests/robustness/tally.py writes it anew"
+    assert tally.shown(page, name).count("|") > 50
+
+
+def test_growth_is_about_linear() -> None:
+    """Also with measuring, to the end."""
+    rows = json.loads(tally.GROWTH.read_text(encoding="utf-8"))
+    assert {(r["mode"], r["asked"]) for r in rows} >= {
+        (m, n) for m in ("counted", "measured") for n in (1000, 3000, 10000)
+    }
+    for mode, kind in {(r["mode"], r["model"]) for r in rows}:
+        own = [r for r in rows if (r["mode"], r["model"]) == (mode, kind)]
+        assert tally.exponent(own, lambda r: r["seconds"]) < 1.3, (mode, kind)
 
 
 def test_nothing_was_lost_and_all_scripts_are_there() -> None:
