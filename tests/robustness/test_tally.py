@@ -14,7 +14,7 @@ import tally
 def test_the_page_shows_what_was_counted(name: str) -> None:
     page = tally.PAGE.read_text(encoding="utf-8")
     assert tally.shown(page, name) == tally.TABLES[name](), "python tests/robustness/tally.py writes it anew"
-    assert tally.shown(page, name).count("|") > 50
+    assert len(tally.shown(page, name).splitlines()) > 5
 
 
 def test_growth_is_about_linear() -> None:
