@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from onnxtune._version import __version__
@@ -66,6 +65,3 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'onnxtune' has no attribute '{name}'")
-
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the application says otherwise

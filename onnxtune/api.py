@@ -138,8 +138,9 @@ def optimize(
             both latency and loss, whether or not they passed the gate.
         min_speedup: least whole-model speed-up (ratio) for which the model is changed.
         rtol, atol: override the derived tolerances (relative to an output's largest magnitude; absolute).
-        time_budget: seconds after which nothing new is measured; 0: nothing at all, so that only the
-            rewrites of `force_rules` (and measurements in the cache) count.
+        time_budget: seconds after which nothing new is measured; the last comparison, of the whole model, has as long
+            again. 0: nothing at all is measured, so that only the rewrites of `force_rules` (and measurements in the
+            cache) count.
         measure: False: nothing is timed, and no measurement of the cache is used. Exact rewrites are kept that do less
             work as counted (multiply-accumulates, values written, nodes) and verify; the result is the same bytes on
             every machine and with any number of threads. Excludes calibration data.

@@ -15,7 +15,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from onnxtune.errors import ModelError, OnnxtuneError, UsageError, one_line
 from onnxtune.model import Model
 from onnxtune.report import Report
 from onnxtune.supervise import GRACE, Lost, attempts, start
+from onnxtune.temporary import temporary
 
 LOG = logging.getLogger(__name__)
 Listeners = Mapping[str, Callable[..., None] | None]
@@ -44,8 +44,7 @@ def optimize(arguments: Mapping[str, Any], listeners: Listeners) -> tuple[Model,
     Raises what the call raises; UsageError for arguments that are no data; ModelError or OnnxtuneError when the child
     dies and starting again is of no use.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxtune-isolated-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    with temporary("isolated") as folder:
         _write(folder, arguments)
         outcome: list[Exception | tuple[Report, dict[str, Any]]] = []
 

@@ -24,6 +24,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from onnxtune import temporary
 from onnxtune.external import Span, nbytes
 
 SMALLEST = 2**16
@@ -267,7 +268,7 @@ def copy_fields(source: Any, target: Any, leave: frozenset[str] | set[str]) -> N
 
 def _remove(folder: Path, owner: int) -> None:
     if os.getpid() == owner:  # a process that was forked from it ends before
-        shutil.rmtree(folder, ignore_errors=True)
+        temporary.remove(folder)
 
 
 def _give_back_blocks() -> None:
@@ -285,12 +286,12 @@ def _folder(near: Path | None) -> Path:
     if near is not None:
         for parent in (None, near.resolve().parent):
             with contextlib.suppress(OSError):
-                folder = Path(tempfile.mkdtemp(prefix=".onnxtune-", dir=parent))
+                folder = temporary.make("weights", parent)
                 if _link(near.resolve(), folder / "probe"):
                     (folder / "probe").unlink()
-                    return folder.resolve()
-                folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix=".onnxtune-")).resolve()
+                    return folder
+                temporary.remove(folder)
+    return temporary.make("weights")
 
 
 def _link(path: Path, name: Path) -> bool:

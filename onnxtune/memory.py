@@ -47,6 +47,8 @@ def check_fits(facts: Facts) -> None:
 
     A shape costs nothing to write down: what it would take is known before anything is allocated.
     """
+    if (wrapped := _wrapped(facts)) is not None:
+        raise ModelError(f"{facts.model.name}: tensor '{wrapped}' is larger than onnx can count")
     need, have = peak_bytes(facts), physical_bytes()
     sessions = SESSIONS if tensor_bytes(facts.model) <= LARGE else LARGE_SESSIONS
     if have and sessions * need > have:
@@ -55,6 +57,18 @@ def check_fits(facts: Facts) -> None:
             f" that is more than the {have / 1e9:.3g} GB of this machine; give smaller --input-shapes where they are"
             " dynamic"
         )
+
+
+def _wrapped(facts: Facts) -> str | None:
+    """A result of Concat that is too long to be counted in 32 bits, as onnx 1.19 does: what it says of its size, and of
+    all that follows, is wrong."""
+    for node in facts.nodes:
+        sizes = [facts.size(i) for i in node.inputs] if node.is_op("Concat") else []
+        known = [s for s in sizes if s]
+        axis = int(node.attribute("axis", 1)) if known else 0
+        if sum(s[axis % len(s)] for s in known) >= 2**31:
+            return node.outputs[0]
+    return None
 
 
 def physical_bytes() -> int:

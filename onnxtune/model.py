@@ -7,7 +7,6 @@ import hashlib
 import logging
 import math
 import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto
 from onnx.external_data_helper import uses_external_data
 
+from onnxtune import temporary
 from onnxtune.crashes import trying
 from onnxtune.domains import contradiction, spelt_out, unify
 from onnxtune.errors import ModelError, one_line
@@ -38,6 +38,7 @@ from onnxtune.mapped import (
 from onnxtune.wellformed import fault, tensors
 
 LOG = logging.getLogger(__name__)
+logging.getLogger("onnxtune").addHandler(logging.NullHandler())  # silent unless the application says otherwise
 LAST_WHOLE = TensorProto.FLOAT8E5M2FNUZ
 """Element types beyond it take parts of a byte."""
 PROTOBUF_LIMIT = 2**31 - 2**20
@@ -378,7 +379,7 @@ def _undisturbed() -> Iterator[None]:
 def _staging(path: Path) -> Iterator[Path]:
     check_writable(path)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".onnxtune-", dir=path.parent))
+        folder = temporary.make("staging", path.parent)
     except OSError as error:
         raise ModelError(f"{path}: cannot be written ({error.strerror})") from None
     try:
@@ -386,4 +387,4 @@ def _staging(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise ModelError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        temporary.remove(folder)

@@ -8,7 +8,6 @@ host's time goes, and `clock` says so.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from onnxtune.feeds import random_feeds
 from onnxtune.measure import warm
 from onnxtune.model import Model
 from onnxtune.runtime import Session, Settings, Target
+from onnxtune.temporary import temporary
 
 SECONDS, LEAST, MOST = 0.3, 5, 50
 """How long a model is profiled, and how many inferences at least and at most: the trace is held in memory."""
@@ -56,8 +56,8 @@ def profile(model: Model, target: Target, sizes: Mapping[str, tuple[int, ...]], 
     Raises ModelError when ONNX Runtime cannot load or run it.
     """
     feeds = random_feeds(model, sizes, seed)
-    with tempfile.TemporaryDirectory(prefix="onnxtune-") as folder:
-        session = Session(model, target, settings=Settings(profile=str(Path(folder) / "trace")))
+    with temporary("profile") as folder:
+        session = Session(model, target, settings=Settings(profile=str(folder / "trace")))
         count = min(MOST, max(LEAST, round(SECONDS / warm(lambda: session.run(feeds), 0.0))))
         for _ in range(count):
             session.run(feeds)

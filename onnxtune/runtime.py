@@ -10,7 +10,6 @@ import contextlib
 import io
 import logging
 import platform
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from onnxtune.errors import ModelError, ProviderError, UsageError
 from onnxtune.library import ort, plain, stderr_to_nowhere
 from onnxtune.mapped import SMALLEST, apart, beside, embedded, mapped_bytes, placed, scratch
 from onnxtune.model import PROTOBUF_LIMIT, Model, file_bytes
+from onnxtune.temporary import temporary
 
 Feeds = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
@@ -320,8 +320,8 @@ def as_file(model: Model) -> Iterator[Path]:
         with beside(model.proto) as path:
             yield path
         return
-    with tempfile.TemporaryDirectory(prefix="onnxtune-") as folder:
-        path = Path(folder) / "model.onnx"
+    with temporary("model") as folder:
+        path = folder / "model.onnx"
         if size <= PROTOBUF_LIMIT:
             path.write_bytes(model.proto.SerializeToString())
         else:

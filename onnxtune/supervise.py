@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxtune import temporary
 from onnxtune.crashes import FOLDER, remember, under_way
 
 ATTEMPTS = 20
@@ -44,7 +43,7 @@ def attempts(run: Callable[[Path], int], say: Callable[[str], None]) -> int | Lo
     `run`: starts a child with this folder for its notes, waits for it, returns its exit code (negative: the signal
     that ended it). `say`: one line for the user, when it starts again.
     """
-    folder = Path(tempfile.mkdtemp(prefix="onnxtune-notes-"))
+    folder = temporary.make("notes")
     try:
         for _ in range(ATTEMPTS):
             code = run(folder)
@@ -56,7 +55,7 @@ def attempts(run: Callable[[Path], int], say: Callable[[str], None]) -> int | Lo
                 return lost
         return Lost(f"native libraries crashed {ATTEMPTS} times; given up", 1)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        temporary.remove(folder)
 
 
 def start(words: Sequence[str], notes: Path, **how: Any) -> subprocess.Popen[bytes]:

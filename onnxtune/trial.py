@@ -51,8 +51,8 @@ class Trial(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Baseline:
-    """The model that others are timed against, with what it is fed. `sizes`: of its inputs."""
+class Subject:
+    """A model that is timed, with what it is fed. `sizes`: of its inputs."""
 
     model: Model
     sizes: Mapping[str, tuple[int, ...]]
@@ -64,8 +64,12 @@ class Baseline:
         """Raises ModelError where it does not run."""
         return tried(self.model, self.target, self.feeds)
 
+    def rival(self, model: Model) -> Subject:
+        """Another model that is fed the same."""
+        return replace(self, model=model)
 
-Cut = dict[frozenset[str] | None, Baseline | None]
+
+Cut = dict[frozenset[str] | None, Subject | None]
 """Regions that were cut out of a model, by their nodes; None: the whole model, or that it cannot be cut."""
 
 
@@ -108,7 +112,7 @@ class Timer:
             if baseline is None:
                 continue
             try:
-                trial = self._against(baseline, apply(baseline.model, [proposal]), plan)
+                trial = self.against(baseline, baseline.rival(apply(baseline.model, [proposal])), plan)
             except ApplyError as error:
                 return Trial(None, str(error))
             if trial.comparison is not None or time.monotonic() > self.deadline:
@@ -123,17 +127,17 @@ class Timer:
             assert baseline is not None, "a whole model needs no cutting"
             cut[None] = baseline
             try:
-                self.wholes[key] = self._against(baseline, apply(baseline.model, [proposal]), plan)
+                self.wholes[key] = self.against(baseline, baseline.rival(apply(baseline.model, [proposal])), plan)
             except ApplyError as error:
                 self.wholes[key] = Trial(None, str(error))
         return self.wholes[key]
 
-    def _baseline(self, facts: Facts, keys: frozenset[str] | None, proposal: Proposal) -> Baseline | None:
+    def _baseline(self, facts: Facts, keys: frozenset[str] | None, proposal: Proposal) -> Subject | None:
         model = facts.model if keys is None else extract(facts, keys, proposal.reads)
         if model is None:
             return None
         sizes = facts.sizes if keys is None else input_sizes(model)
-        return Baseline(model, sizes, random_feeds(model, sizes, self.seed), self.target)
+        return Subject(model, sizes, random_feeds(model, sizes, self.seed), self.target)
 
     def latency(self, model: Model, sizes: Mapping[str, tuple[int, ...]]) -> float:
         """Seconds of the model's fastest inference out of a few. Raises ModelError when it does not run."""
@@ -143,12 +147,17 @@ class Timer:
 
     def models(self, before: Model, after: Model, sizes: Mapping[str, tuple[int, ...]], plan: Plan) -> Trial:
         """A/B of two models with the same inputs, with an A/A control."""
-        baseline = Baseline(before, sizes, random_feeds(before, sizes, self.seed), self.target)
-        return self._against(baseline, after, plan)
+        subject = self.subject(before, sizes)
+        return self.against(subject, subject.rival(after), plan)
 
-    def _against(self, baseline: Baseline, after: Model, plan: Plan) -> Trial:
+    def subject(self, model: Model, sizes: Mapping[str, tuple[int, ...]]) -> Subject:
+        """The model with random inputs of these sizes."""
+        return Subject(model, sizes, random_feeds(model, sizes, self.seed), self.target)
+
+    def against(self, before: Subject, after: Subject, plan: Plan) -> Trial:
+        """A/B of two models. Once measured, both stay loaded as far as they are LARGE, for another plan."""
         plan = replace(plan, seed=self.seed)
-        key = measurement_key(baseline.model, after, baseline.sizes, self.target, plan)
+        key = measurement_key(before.model, after.model, before.sizes, self.target, plan)
         known = self.cache.get(key, plan)
         if known is not None:
             return Trial(known)
@@ -157,7 +166,7 @@ class Timer:
         if time.monotonic() > self.deadline:
             return Trial(None, "the time budget ran out before it was measured")
         try:
-            result = measure(baseline.make, tried(after, self.target, baseline.feeds), plan)
+            result = measure(before.make, after.make, plan)
         except ModelError as error:
             self.failed[key] = str(error)
             return Trial(None, str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,7 +36,7 @@ from onnxtune.select import select
 from onnxtune.sizes import bind
 from onnxtune.steps import Step, dependants, prune_enabling
 from onnxtune.testing import model_of, said_by
-from onnxtune.trial import Timer
+from onnxtune.trial import CONFIRM_PLANS, Timer
 from onnxtune.verify import Verifier
 
 FEW, MANY = 300, 900
@@ -114,6 +115,53 @@ def test_alike_places_are_measured_once(work: Counter[str], measured: list[Plan]
     assert len(measured) - comparisons < 1.2 * comparisons
     for what in ("inferred", "indexed", "put"):
         assert grown(work, first, what) < SLACK * more, f"{what} grow faster than the nodes: {first} then {work}"
+
+
+REGION_GAIN = 1.5
+"""What every region is said to gain in the tests of the last gate, whose whole models gain nothing."""
+
+
+def confirmed(monkeypatch: pytest.MonkeyPatch, budget: float, seconds: float, latency: float) -> tuple[int, Result]:
+    """How many whole models are compared where none gets faster and each comparison takes so many seconds."""
+    compared: list[float] = [0.0]
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + sum(compared))
+
+    def measure(before: Any, after: Any, plan: Plan) -> Comparison:
+        one = np.full(4, 1e-3)
+        if plan not in CONFIRM_PLANS:
+            return Comparison(one * REGION_GAIN, one, REGION_GAIN, 1.49, 1.51, 0.0, 0.99)
+        compared.append(seconds)
+        return Comparison(one, one, 1.0, 0.999, 1.001, 0.0, 0.99)
+
+    monkeypatch.setattr(onnxtune.trial, "measure", measure)
+    monkeypatch.setattr(Timer, "latency", lambda *rest: latency)
+    result = tuned(deep(FEW), exact_only=True, time_budget=budget)
+    return len(compared) - 1, result
+
+
+def test_smaller_sets_are_confirmed_while_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`deep` with 300 nodes has some 80 rewrites: halved to one, these are seven sets."""
+    tried, result = confirmed(monkeypatch, 500.0, 1.0, 1e-9)
+    assert 6 <= tried <= 9
+    assert result.report.status == "nothing to gain"
+    assert not result.report.kept
+
+
+def test_slow_comparisons_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, result = confirmed(monkeypatch, 500.0, 200.0, 1e-9)
+    assert tried == 3, "the third ends after the 500 s"
+    assert result.report.status == "nothing to gain"
+    said = [r.reason for r in result.report.rejected if r.stage == "confirm"]
+    assert any("smaller sets were not tried, the time budget is over" in r for r in said)
+    assert any("smaller sets" not in r for r in said), "the worse halves were tried"
+
+
+def test_sets_that_can_save_too_little_are_not_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each region saves 0.5 ms: of a model of 2 s forty are 1 %, half of what --min-speedup asks for."""
+    tried, result = confirmed(monkeypatch, 500.0, 1.0, 2.0)
+    assert 1 <= tried <= 3
+    assert any("too little to tell" in r.reason for r in result.report.rejected)
 
 
 WRONG = """

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "onnxtune"
 ORDER = (
     "errors",
     "_version",
+    "temporary",
     "wellformed",
     "domains",
     "crashes",
@@ -105,6 +106,7 @@ ORDER = (
     "bench",
     "render",
     "cli",
+    "entry",
 )
 """A module imports only what stands before it (a package: itself too). Add a new module where it belongs."""
 

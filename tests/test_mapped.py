@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxtune
-from onnxtune import mapped, runtime, trial
+from onnxtune import mapped, runtime, temporary, trial
 from onnxtune import model as models
 from onnxtune.apply import apply
 from onnxtune.cache import Cache
@@ -168,6 +170,31 @@ def test_the_folder_does_not_go_with_a_forked_process(path: Path) -> None:
     assert model.store.folder.is_dir()
 
 
+@pytest.mark.skipif(temporary._fcntl is None, reason="folders cannot be locked here")
+@pytest.mark.usefixtures("everything_large")
+def test_the_folder_of_a_killed_process_goes_with_the_next_one(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(temporary, "_swept", set())
+    code = (
+        "import os, signal, sys\nfrom onnxtune import model\nmodel.MAPPED_ABOVE = 0\nm = model.load(sys.argv[1])\n"
+        "print(m.store.folder, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True, check=False)
+    left = Path(done.stdout.strip())
+    assert done.returncode == -signal.SIGKILL
+    assert left.parent == tmp_path
+    assert any(p.stat().st_size for p in left.iterdir()), "weights lie there"
+    os.utime(left, (0, 0))
+    model = load(path)
+    assert model.store is not None
+    assert not left.exists()
+    assert model.store.folder.is_dir()
+    assert np.isfinite(outputs(model)).all()
+
+
 @pytest.mark.usefixtures("everything_large")
 @pytest.mark.parametrize("external", [None, True, False])
 def test_saved(path: Path, tmp_path: Path, external: bool | None) -> None:
@@ -288,6 +315,12 @@ def test_two_large_models_are_timed_against_each_other(path: Path, monkeypatch: 
     found = timer.models(model, other, {"x": (1, 3, 6, 6)}, plan)
     assert found.comparison is not None, found.problem
     assert [len(m.proto.graph.node) for m in made] == [4, 4], "BatchNorm is gone from both"
+    made.clear()
+    subject = timer.subject(model, {"x": (1, 3, 6, 6)})
+    rival = subject.rival(other)
+    for rounds in (3, 4):
+        assert timer.against(subject, rival, replace(plan, rounds=rounds)).comparison is not None
+    assert len(made) == 2, "both stay loaded for the second plan"
 
 
 @pytest.mark.usefixtures("everything_large")

@@ -7,12 +7,10 @@ model's nodes (`attribution`), and held against the device's measured peaks (`ro
 from __future__ import annotations
 
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from onnxtune.feeds import Feeds
 from onnxtune.gpu import without_graph
 from onnxtune.model import Model
 from onnxtune.runtime import Target, as_file
+from onnxtune.temporary import temporary
 
 SECONDS = 2.0
 """How long the model runs under the profiler."""
@@ -118,7 +117,7 @@ def profile(
     product, product_feeds, operations = gemm(target.on_gpu, dtype)
     large, large_feeds, moved = copies(target.on_gpu)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxtune-")))
+        folder = stack.enter_context(temporary("profile"))
         paths = [str(stack.enter_context(as_file(m))) for m in (model, product, large)]
         optimized = folder / "optimized.onnx"
         subjects = [

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import pickle
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from onnxtune.binding import Call, Feeds, bind, direct
 from onnxtune.errors import ProviderError
 from onnxtune.library import plain, stderr_to_nowhere
 from onnxtune.runtime import Level, Settings, Target, check_active, create
+from onnxtune.temporary import temporary
 
 WARM = 3
 ROUNDS = 5
@@ -54,7 +54,7 @@ def traced(request: Request) -> dict[str, Any]:
     """{"runs": for each subject a list of runs}, see `parsed`; those that only warm it up are left out."""
     target = request.target
     try:
-        with tempfile.TemporaryDirectory(prefix="onnxtune-profile-") as folder, stderr_to_nowhere():
+        with temporary("profile") as folder, stderr_to_nowhere():
             sessions = [_open(s, target, f"{folder}/{i}") for i, s in enumerate(request.subjects)]
             calls = []
             for session, subject in zip(sessions, request.subjects, strict=True):

@@ -24,6 +24,7 @@ from onnxtune.feeds import Feeds
 from onnxtune.model import Model
 from onnxtune.shapes import Shape, describe
 from onnxtune.sizes import spatial_axes
+from onnxtune.temporary import temporary
 
 LEAST = 16
 """Fewest samples of which anything can be learned."""
@@ -145,8 +146,8 @@ def open_dataset(
     Raises DataError (the file and what is wrong with it), UsageError (pillow missing, no such function).
     """
     specs = specs_of(model)
-    with tempfile.TemporaryDirectory(prefix="onnxtune-data-") as folder:
-        scratch, path = Path(folder), Path(source)
+    with temporary("data") as scratch:
+        path = Path(source)
         if path.is_dir():
             found = _folder(path, specs, scratch, preprocess)
         elif path.suffix.lower() in arrays.SUFFIXES or path.exists():

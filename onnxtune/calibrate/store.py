@@ -11,8 +11,6 @@ import contextlib
 import functools
 import json
 import os
-import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +25,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxtune import temporary
 from onnxtune.errors import DataError, one_line
 from onnxtune.later import Later
 from onnxtune.proposal import Fragment
@@ -138,8 +137,8 @@ class _Scratch:
     """A folder that is removed with the last who holds this."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="onnxtune-fits-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.folder = temporary.make("fits")
+        weakref.finalize(self, temporary.remove, self.folder)
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ SUMMARIES = {
 INTERRUPTED = 130
 LONGEST = 1500
 """Characters that an error line may have."""
-SUPERVISED = ("optimize", "bench", "demo", "check", "compare")
-"""Commands that hand models to native libraries: their work is done in a child process."""
+SUPERVISED = ("optimize", "bench", "demo", "check", "compare", "doctor")
+"""Commands that hand models to native libraries, or load providers: their work is done in a child process."""
 COMPLETING = "_ONNXTUNE_COMPLETE"
 """Set by the shell when it asks for completions."""
 
@@ -95,6 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
         from onnxtune.supervise import follow_parent, is_child
 
         if not is_child():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # before and after `supervise` hands it on
             sys.exit(supervise(words, lambda text: click.echo(f"onnxtune: {text}", err=True)))
         follow_parent()
     interrupts = _counted_interrupts() if arguments is None else []

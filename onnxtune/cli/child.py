@@ -7,6 +7,7 @@ ended.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from onnxtune.crashes import FOLDER
 from onnxtune.supervise import GRACE, INTERRUPTED, Lost, attempts, is_child, start
 
 SAID = "said"
+TICK = 0.05
+"""Seconds after which a signal is handed on at the latest."""
 
 
 def note_said() -> None:
@@ -55,38 +58,48 @@ def supervise(words: Sequence[str], say: Callable[[str], None]) -> int:
 
 def _run(words: Sequence[str], folder: Path) -> tuple[int, bool]:
     """(exit code, was it interrupted?)"""
-    child = start([sys.executable, "-m", "onnxtune", *words], folder)
-    asked: list[float] = []
+    got: list[int] = []
+    interrupted = 0
+    children: list[subprocess.Popen[bytes]] = []
 
-    def hand_on(number: int, frame: object) -> None:
+    def note(number: int, frame: object) -> None:
         del frame
-        if number == signal.SIGINT:
-            if asked:
-                child.kill()
-            asked.append(time.monotonic())
-        with contextlib.suppress(OSError):  # it may just have ended
-            child.send_signal(number)
+        got.append(number)
 
     def pause(number: int, frame: object) -> None:
         del number, frame
         with contextlib.suppress(OSError):
-            child.send_signal(signal.SIGSTOP)
+            for child in children:
+                child.send_signal(signal.SIGSTOP)
             os.kill(os.getpid(), signal.SIGSTOP)
-            child.send_signal(signal.SIGCONT)
+            for child in children:
+                child.send_signal(signal.SIGCONT)
 
-    handlers: dict[int, Any] = {signal.SIGINT: hand_on, signal.SIGTERM: hand_on}
+    handlers: dict[int, Any] = {signal.SIGINT: note, signal.SIGTERM: note}
     if os.name == "posix":
-        handlers |= {signal.SIGHUP: hand_on, signal.SIGTSTP: pause}
+        handlers |= {signal.SIGHUP: note, signal.SIGTSTP: pause}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
+        child = start([sys.executable, "-m", "onnxtune", *words], folder)
+        children.append(child)
+        latest = math.inf
         while child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(0.5)
-            if asked and time.monotonic() > asked[0] + GRACE:
+                child.wait(TICK)
+            while got:
+                number = got.pop(0)
+                if number == signal.SIGINT:
+                    interrupted += 1
+                    latest = min(latest, time.monotonic() + GRACE)
+                with contextlib.suppress(OSError):  # it may just have ended
+                    child.send_signal(number if interrupted < 2 else signal.SIGKILL)
+            if time.monotonic() > latest:
                 child.kill()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        assert child.stdin is not None
-        child.stdin.close()
-    return child.returncode, bool(asked) and child.returncode != 0
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.close()
+    stopped = interrupted > 0 or signal.SIGINT in got
+    return child.returncode, stopped and child.returncode != 0

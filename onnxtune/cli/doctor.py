@@ -15,23 +15,24 @@ def command() -> None:
     from onnxtune.render.machine import cpu_line, gpu_line
     from onnxtune.runtime import REMEDIES, Target, resolve, trouble
 
-    here = machine(Target())
+    here, lines = machine(Target()), list[str]()
     for name, version in here["versions"].items():
-        click.echo(f"{name:12} {version}")
+        lines.append(f"{name:12} {version}")
     simd = next((f for f in ("avx512f", "avx2", "avx", "asimd") if f in cpu_features()), "unknown")
-    click.echo(f"{'cpu':12} {cpu_line(here)}, widest vectors: {simd}")
-    click.echo(f"{'system':12} {here['os']} {here['architecture']}")
+    lines.append(f"{'cpu':12} {cpu_line(here)}, widest vectors: {simd}")
+    lines.append(f"{'system':12} {here['os']} {here['architecture']}")
     for provider in ort().get_available_providers():
         target = Target(provider)
         problem = trouble(target)
         if problem is None:
-            click.echo(f"works        {provider} ({target.device})")
+            lines.append(f"works        {provider} ({target.device})")
             if target.on_gpu:
-                click.echo(f"{'':12} {gpu_line(machine(target))}")
+                lines.append(f"{'':12} {gpu_line(machine(target))}")
         else:
             remedy = f"; {REMEDIES[provider]}" if provider in REMEDIES else ""
-            click.echo(f"not usable   {provider}: {problem}{remedy}")
-    click.echo(f"{'auto':12} {resolve('auto').provider}")
-    click.echo(f"{'machine':12} {here['key']} (benchmarks of other machines are not compared)")
+            lines.append(f"not usable   {provider}: {problem}{remedy}")
+    lines.append(f"{'auto':12} {resolve('auto').provider}")
+    lines.append(f"{'machine':12} {here['key']} (benchmarks of other machines are not compared)")
     found = Cache(cache_path()).info()
-    click.echo(f"{'cache':12} {found['path']} ({found['entries']} measurements)")
+    lines.append(f"{'cache':12} {found['path']} ({found['entries']} measurements)")
+    click.echo("\n".join(lines))  # at once: where a provider crashes, all is asked again without it

@@ -82,7 +82,7 @@ from onnxtune.cli.reports import Reports, command_line, report_options
     default=120.0,
     type=click.FloatRange(0),
     metavar="SECONDS",
-    help="Seconds after which nothing new is measured.",
+    help="Seconds after which nothing new is measured. The last comparison has as long again.",
 )
 @option(
     "--measure/--no-measure",

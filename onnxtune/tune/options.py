@@ -25,9 +25,9 @@ DecideFunction = Callable[[Outcome | str], None]
 @dataclass(frozen=True)
 class Options:
     """How to tune. `min_speedup`: least whole-model speed-up worth a new file. `time_budget`: seconds
-    after which nothing new is measured (0: nothing at all; then only forced rewrites stay). `force`:
-    rules kept even when they are not faster. `sizes`: input shapes to measure at. `ranges`: between which
-    values inputs lie. `settings`: overrides of rules' settings, by rule."""
+    after which nothing new is measured, and as long again for the last comparison (0: nothing at all; then only forced
+    rewrites stay). `force`: rules kept even when they are not faster. `sizes`: input shapes to measure at. `ranges`:
+    between which values inputs lie. `settings`: overrides of rules' settings, by rule."""
 
     min_speedup: float = 1.02
     time_budget: float = 120.0

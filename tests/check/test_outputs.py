@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from cnn import Cnn
+from runtimes import needs_deform_conv
 from test_fires import deformable, fc_head, large_kernel, near_dead_branch, training_norm
 
 import onnxtune
@@ -451,6 +452,7 @@ def test_without_samples_scales_tell(tmp_path: Path) -> None:
     assert "by their scales" in finding.message
 
 
+@needs_deform_conv
 def test_samples_tell_the_spread_of_offsets(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((16, 8, 16, 16)).astype(np.float32))
     (blind,) = onnxtune.check(deformable(), select=["CK205"], providers="cpu").findings

@@ -3,7 +3,8 @@
     python tests/robustness/faults.py [--kills 50] [--interrupts 30] [--pairs 10] [--seed 0]
 
 - kill -9 at a random moment, half of the tries at the command and half at the child that does its work: the output
-  is absent or complete, an output that was there before is whole, and the next run can use the cache;
+  is absent or complete, an output that was there before is whole, the next run can use the cache, and
+  removes the temporary folders that killed ones have left;
 - Ctrl-C (SIGINT) at a random moment: exit code 130 within GRACE, one line, no partial output, nothing left behind
   (a run that had ended already counts as survived too, and is counted apart);
 - two runs at once on one cache and one output: both end well, the output is one of theirs;
@@ -34,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import tally
 from onnx import numpy_helper
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +45,8 @@ LINES = ("--providers", "cpu", "--threads", "1", "--no-plugins", "--force-rules"
 """Options of all runs. Rewrites are forced, so that there is an output that differs from the input."""
 
 
+LEFT = ".onnxtune-*"
+"""Folders for temporary files."""
 BUDGETS = (0.0, 0.0, 1.0)
 """Time budgets of the runs that are killed, in turn: without measuring (where writing is most of the time), and with."""
 
@@ -60,12 +64,13 @@ class Count:
         if problem:
             self.lost.append(problem)
 
-    def __str__(self) -> str:
+    @property
+    def row(self) -> tally.Row:
         ends = ", ".join(f"{n} {how}" for how, n in sorted(self.ended.items()))
-        lines = [
-            f"{self.kind}: tried {self.tried}, survived {self.tried - len(self.lost)}, lost {len(self.lost)} ({ends})"
-        ]
-        return "\n".join([*lines, *(f"  LOST {x}" for x in self.lost)])
+        return tally.Row(self.kind, self.tried, len(self.lost), ends)
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.row), *(f"  LOST {x}" for x in self.lost)])
 
 
 def network(path: Path, width: int = 32, seed: int = 0) -> None:
@@ -165,11 +170,16 @@ def kills(folder: Path, tries: int, rng: random.Random, longest: dict[float, flo
             how = "output complete"
             problem = problem or unusable(out)
         count.add(how, f"try {number}: {problem}" if problem else "")
+    left = [*folder.glob(LEFT), *(cache / "tmp").glob(LEFT)]
+    for path in left:
+        os.utime(path, (0, 0))  # as if some time had passed
     last = subprocess.run(
         command(model, "-o", out), env=environment(cache), capture_output=True, text=True, check=False
     )
     problem = last.stderr if last.returncode else unusable(out)
-    count.add("a last run on the same cache", problem)
+    still = [p.name for p in left if p.exists()]
+    problem = problem or (f"folders of killed runs are still there: {still}" if still else "")
+    count.add(f"a last run on the same cache, which finds {len(left)} folders of killed runs", problem)
     return count
 
 
@@ -192,7 +202,7 @@ def interrupts(folder: Path, tries: int, rng: random.Random, longest: dict[float
             count.add("too late", f"try {number}: still there after {GRACE} s")
             continue
         left = [p.name for p in folder.iterdir() if p.name not in ("model.onnx", "out.onnx", "cache")]
-        left += [p.name for p in (cache / "tmp").glob("*onnxtune*")]
+        left += [p.name for p in (cache / "tmp").glob(LEFT)]
         problem = f"left behind: {left}" if left else ""
         if run.returncode == 0:
             how = "had ended before"
@@ -360,9 +370,12 @@ def main() -> int:
     parser.add_argument("--interrupts", type=int, default=30)
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    tally.option(parser)
     arguments = parser.parse_args()
     counts = campaign(arguments.kills, arguments.interrupts, arguments.pairs, arguments.seed)
     print(*counts, sep="\n")
+    if arguments.record:
+        tally.record([c.row for c in counts])
     return int(any(c.lost for c in counts))
 
 

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import tally
 from google.protobuf.message import Message
 
 HERE = Path(__file__).resolve().parent
@@ -326,6 +327,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
+    tally.option(parser)
     parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -333,6 +335,18 @@ def main() -> int:
         return 0
     ended, lost, peak = run(arguments.cases, arguments.seed)
     print(summary(arguments.cases, ended, lost, peak))
+    if arguments.record:
+        codes = ", ".join(f"{count} {how}" for how, count in sorted(ended.items()))
+        tally.record(
+            [
+                tally.Row(
+                    "files, through optimize and bench",
+                    arguments.cases,
+                    len(lost),
+                    f"{codes}; peak {peak / 1e6:.0f} MB",
+                )
+            ]
+        )
     return int(bool(lost))
 
 

@@ -1,11 +1,37 @@
 """Rules of a user that raise, return rubbish, never end or bring the process down: the rest goes on.
 
-Each is written into a folder of its own (`--rules DIR`), as a user would.
+    python tests/robustness/rules_that_fail.py
+
+Each is written into a folder of its own (`--rules DIR`), as a user would, and asked together with a rule of ours for
+whose rewrite there is a place. That rewrite must be kept, the caller's model unchanged, and the report must say what
+failed and where it comes from.
+
+Prints tried, survived and lost. Exits with 1 when any was lost.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import onnx
+import tally
+
+import onnxtune
+from onnxtune.proposal import Decline
+from onnxtune.report import Rejected
+from onnxtune.testing import model_of
+
+RULE_SECONDS, SECONDS = 1.0, 30.0
+"""How long a rule may take in these runs, and a run with it."""
+GOOD = "replace_lrn"
 
 CARD = 'name = "bad"\ncode = "U1"\nsummary = "s"\nwhy = "w"\norder = 1\n'
 HEAD = """
@@ -98,3 +124,82 @@ def write(folder: Path, body: str) -> Path:
     (folder / "bad.toml").write_text(CARD, encoding="utf-8")
     (folder / "bad.py").write_text(HEAD + body + "\n", encoding="utf-8")
     return folder
+
+
+def network() -> onnx.ModelProto:
+    """A convolution with an LRN behind it: replace_lrn fires."""
+    text = (
+        "g (float[N, 3, 12, 12] x) => (float[N, 8, 10, 10] y) { c = Conv (x, w)  r = Relu (c)  y = LRN <size = 5> (r) }"
+    )
+    return model_of(text, {"w": np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)})
+
+
+def failing(name: str, place: Path) -> str:
+    """What is wrong with how a rule of BAD ended ("" nothing)."""
+    body, says = BAD[name]
+    folder, proto = write(place / "rules", body), network()
+    before = proto.SerializeToString(deterministic=True)
+    began = time.monotonic()
+    with patch("onnxtune.propose.RULE_SECONDS", RULE_SECONDS):
+        report = onnxtune.optimize(
+            proto, rules=[folder], only=("bad", GOOD), force_rules=("bad", GOOD), providers="cpu",
+            threads=1, cache=False, plugins=False,
+        ).report  # fmt: skip
+    if time.monotonic() - began >= SECONDS:
+        return f"it took {time.monotonic() - began:.0f} s"
+    if proto.SerializeToString(deterministic=True) != before:
+        return "the caller's model was changed"
+    if [k.rewrite.rule for k in report.kept] != [GOOD]:
+        return f"kept: {[k.rewrite.rule for k in report.kept]}"
+    report.to_json()
+    reasons = [o.reason for o in report.outcomes if isinstance(o, Decline) and o.rule == "bad"]
+    reasons += [o.reason for o in report.outcomes if isinstance(o, Rejected) and o.rewrite.rule == "bad"]
+    if says and not any(says in r for r in reasons):
+        return f"the report says {reasons}, not '{says}'"
+    unnamed = [r for r in reasons if "failed (" in r and str(folder) not in r]
+    return f"the report does not say whose rule it is: {unnamed}" if unnamed else ""
+
+
+def dying(name: str, place: Path) -> str:
+    """What is wrong with how the command ended with a rule of DIES ("" nothing)."""
+    body, says = DIES[name]
+    folder, model, report = write(place / "rules", body), place / "model.onnx", place / "report.json"
+    onnx.save(network(), model)
+    command = [sys.executable, "-m", "onnxtune", "optimize", str(model), "--rules", str(folder), "--json", str(report)]
+    command += ["--only", f"bad,{GOOD}", "--force-rules", f"{GOOD},bad", "--providers", "cpu", "--threads", "1"]
+    command += ["--no-plugins", "--time-budget", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    out = model.with_suffix(".tuned.onnx")
+    if says == "exit 3":
+        well = done.returncode == 3 and "dies of SIGABRT" in done.stderr and not out.exists()
+    else:
+        well = done.returncode == 0 and "starting again without it" in done.stderr
+        well = well and "LRN" not in {n.op_type for n in onnx.load(out).graph.node}
+        well = well and any(says in str(o.get("reason")) for o in json.loads(report.read_text())["outcomes"])
+    return "" if well and "Traceback" not in done.stderr else f"exit code {done.returncode}: {done.stderr}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tally.option(parser)
+    arguments = parser.parse_args()
+    rows = []
+    for what, names, judge in (
+        ("rules that fail", BAD, failing),
+        ("rules and candidates that bring the process down", DIES, dying),
+    ):
+        lost = []
+        for name in names:
+            with tempfile.TemporaryDirectory() as folder:
+                problem = judge(name, Path(folder))
+            if problem:
+                lost.append(f"LOST {name}: {problem}")
+        rows.append(tally.Row(what, len(names), len(lost)))
+        print(rows[-1], *lost, sep="\n", flush=True)
+    if arguments.record:
+        tally.record(rows)
+    return int(any(r.lost for r in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

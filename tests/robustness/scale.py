@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import onnx
+import tally
 from onnx import TensorProto, helper
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,21 +63,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("nodes", "deep"))
     parser.add_argument("--nodes", type=int, nargs="*", default=[1000, 3000, 10000])
+    tally.option(parser)
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
+    rows = []
     if arguments.what == "nodes":
         from benchmarks.growth import network, work
 
         for nodes in arguments.nodes:
             seconds, proposals = work(network(nodes, (13, 16, 27, 32)), "all")
-            print(f"{nodes} nodes: {seconds:.1f} s, {proposals} proposals", flush=True)
+            rows.append(
+                tally.Row(f"analysis and all rules, {nodes} nodes", 1, 0, f"{seconds:.1f} s, {proposals} proposals")
+            )
+            print(rows[-1], flush=True)
     else:
         for name, proto in (
             (f"a chain of {max(arguments.nodes)}", chain(max(arguments.nodes))),
             ("30 Ifs in each other", nested(30)),
         ):
-            print(f"{name}: {through(proto)}", flush=True)
-    return 0
+            seconds, status = through(proto)
+            rows.append(tally.Row(name, 1, int(status != "nothing to gain"), f"{seconds:.1f} s"))
+            print(rows[-1], flush=True)
+    if arguments.record:
+        tally.record(rows)
+    return int(any(r.lost for r in rows))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import tally
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxtune
@@ -604,7 +605,9 @@ def judge(name: str, proto: onnx.ModelProto) -> Outcome:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
-    outcomes = [judge(n, p) for n, p in models() if parser.parse_args().only in n]
+    tally.option(parser)
+    arguments = parser.parse_args()
+    outcomes = [judge(n, p) for n, p in models() if arguments.only in n]
     for o in outcomes:
         print(f"{o.status:8} {o.name:36} {', '.join(o.rules)} {o.reason[:200]}")
     count = {s: sum(o.status == s for o in outcomes) for s in ("right", "refused", "lost")}
@@ -612,6 +615,9 @@ def main() -> int:
     print(
         f"tried {len(outcomes)}, right {count['right']} (rewritten {rewritten}), refused {count['refused']}, lost {count['lost']}"
     )
+    if arguments.record:
+        remark = f"{count['right']} right, {rewritten} of them rewritten; {count['refused']} refused in words"
+        tally.record([tally.Row("models of rare kinds", len(outcomes), count["lost"], remark)])
     return int(bool(count["lost"]))
 
 

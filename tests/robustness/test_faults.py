@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import faults
+import imports
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(faults.os.name == "nt", reason="signals of POSIX")]
@@ -31,6 +32,12 @@ def test_killed_at_any_moment(tmp_path: Path, longest: dict[float, float]) -> No
 def test_interrupted_at_any_moment(tmp_path: Path, longest: dict[float, float]) -> None:
     count = faults.interrupts(tmp_path, 4, random.Random(2), longest)
     assert count.tried == 4
+    assert not count.lost
+
+
+def test_interrupted_while_it_imports(tmp_path: Path) -> None:
+    count = imports.imports(tmp_path, 4, random.Random(3))
+    assert count.tried == 8
     assert not count.lost
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import onnx
 import pytest
-from rules_that_fail import DIES, write
-from test_rules_that_fail import network
+from rules_that_fail import DIES, network, write
 
 import onnxtune
 from onnxtune.report import Kept
@@ -186,3 +185,35 @@ def _wait(until: Any) -> None:
     while not until():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+ABORTING = """
+import os
+if "ONNXTUNE_CRASH_NOTES" in os.environ:
+    import onnxruntime
+    real = onnxruntime.InferenceSession
+    def session(source, options=None, providers=(), **more):
+        if providers[0][0] == "AzureExecutionProvider":
+            os.abort()
+        return real(source, options, providers=providers, **more)
+    onnxruntime.InferenceSession = session
+    onnxruntime.get_available_providers = lambda: ["AzureExecutionProvider", "CPUExecutionProvider"]
+"""
+"""A provider that aborts when it is loaded, in the process that does the work."""
+
+
+def test_doctor_survives_a_provider_that_aborts(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ABORTING)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "onnxtune", "doctor"],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "died of SIGABRT; starting again without it" in done.stderr
+    said = [line for line in done.stdout.splitlines() if line.startswith(("works ", "not usable "))]
+    assert [line.split()[:3] for line in said] == [
+        ["not", "usable", "AzureExecutionProvider:"],
+        ["works", "CPUExecutionProvider", said[1].split()[2]],
+    ]
+    assert "it dies of SIGABRT" in said[0]

@@ -26,6 +26,7 @@ from typing import BinaryIO
 
 import numpy as np
 import onnx
+import tally
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,18 +220,21 @@ def main() -> int:
     parser.add_argument("--no-measure", action="store_true")
     parser.add_argument("--embedded", action="store_true")
     parser.add_argument("--folder", type=Path, help="where the files go; needs about five times the weights")
+    tally.option(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         done = trial(Path(folder), arguments.megabytes, measure=not arguments.no_measure, embedded=arguments.embedded)
     print(done.said)
-    print(
-        f"{done.stored / 1e9:.2f} GB of weights: peak {done.peak / 1e9:.2f} GB of {done.limit / 1e9:.2f} GB allowed,"
-        f" {done.seconds:.0f} s"
-    )
     over = done.peak > done.limit
     lost = [*done.lost, *(["the peak is above the limit"] if over else [])]
     print("\n".join(f"LOST {w}" for w in lost))
-    print(f"tried 1, survived {int(not lost)}, lost {int(bool(lost))}")
+    remark = (
+        f"{done.stored / 1e9:.2f} GB: peak {done.peak / 1e9:.2f} GB of {done.limit / 1e9:.2f} GB, {done.seconds:.0f} s"
+    )
+    row = tally.Row("a model above 2 GiB" if done.stored > 2**31 else "a model", 1, int(bool(lost)), remark)
+    print(row)
+    if arguments.record:
+        tally.record([row])
     return int(bool(lost))
 
 
