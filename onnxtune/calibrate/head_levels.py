@@ -16,7 +16,8 @@ from onnxtune.calibrate.head_forms import FAMILIES, HeadForm, forms, grid_maps, 
 from onnxtune.calibrate.heads import Head
 from onnxtune.calibrate.layer import WIDE, Layer, rectified
 from onnxtune.calibrate.level import Fitted, Level
-from onnxtune.calibrate.wide_heads import Sample, Weights
+from onnxtune.calibrate.priors import Diagonal, Isotropic, Prior, Separable
+from onnxtune.calibrate.wide_heads import Sample
 from onnxtune.errors import RuleError
 from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
@@ -94,8 +95,7 @@ def _level(facts: Facts, rule: str, fits: Fits, found: FullyConnected, form: Hea
 
     random = build(unfitted(form, found))
     random = replace(random, fragment=put_off(random.fragment))
-    kind = "low rank" if form.rank else "pooled"
-    return Level(rule, fits.layer, title, random, fit, settings, parameters, j * d, kind=kind)
+    return Level(rule, fits.layer, title, random, fit, settings, parameters, j * d, kind=form.kind)
 
 
 class Fits:
@@ -104,18 +104,15 @@ class Fits:
 
     def __init__(self, layer: Layer, size: tuple[int, int, int] | None, largest: int) -> None:
         self.layer, self.size, self.largest = layer, size, largest
-        self._weights = Weights(layer.values) if layer.wide else None
-        self._samples: WeakKeyDictionary[Evidence, Sample] = WeakKeyDictionary()
+        self._samples: WeakKeyDictionary[Evidence, dict[str, Sample]] = WeakKeyDictionary()
 
     def head(self, form: HeadForm, evidence: Evidence, *, further: bool = False) -> Head:
         """The form's weights from what was seen of the layer; `further`: other forms will be asked for too."""
-        if self._weights is not None:
-            if evidence not in self._samples:
-                self._samples[evidence] = Sample.of(self._weights, evidence.x, evidence.y, evidence.seed)
-            return self._wide(form, self._samples[evidence], self.largest if further else form.rank)
+        if self.layer.wide:
+            return self._wide(form, self._sample(form, evidence), self.largest if further else form.rank)
         weight, bias, moments = self.layer.weight, self.layer.bias, evidence.moments
         if form.rank:
-            return heads.low_rank(weight, bias, moments, form.rank)
+            return heads.low_rank(weight, bias, moments, form.rank, self._channels)
         c, h, w = self._map
         if form.maps:
             return heads.learned_maps(weight, bias, moments, c, form.maps)
@@ -129,6 +126,21 @@ class Fits:
         if form.maps:
             return wide_heads.learned_maps(sample, c, form.maps)
         return wide_heads.pooled(sample, grid_maps((h, w), form.grids))
+
+    def _sample(self, form: HeadForm, evidence: Evidence) -> Sample:
+        """What the evidence says, by the prior that suits the form."""
+        known = self._samples.setdefault(evidence, {})
+        if form.kind not in known:
+            make = self._prior if form.rank else Isotropic.of
+            known[form.kind] = Sample.of(self.layer.values, evidence.x, evidence.y, make, evidence.seed)
+        return known[form.kind]
+
+    def _prior(self, rows: NDArray[Any]) -> Prior:
+        return Diagonal.of(rows) if self._channels is None else Separable.of(rows, self._channels)
+
+    @property
+    def _channels(self) -> int | None:
+        return None if self.size is None else self.size[0]
 
     @property
     def _map(self) -> tuple[int, int, int]:

@@ -5,9 +5,9 @@
     maps        P the same R spatial maps for every channel: x (C, S) -> x B^T (C, R), B (R, S);
                 W' and B are each linear given the other, fitted by turns
 
-W* = W + (C_yx - W C)(C)^-1 is W itself where y is the layer's own output. C is shrunk towards a multiple of
-the identity (Ledoit and Wolf): a head is fitted to one row per image, often fewer than it has columns. No
-label or logit is regressed, so there is no noise but that of C.
+W* = W + (C_yx - W C)(C)^-1 is W itself where y is the layer's own output. C is shrunk (priors.py): a head is
+fitted to one row per image, often fewer than it has columns. No label or logit is regressed, so there is no noise but
+that of C.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import scipy.linalg
 
 from onnxtune.calibrate.covariance import Kronecker, ridge, shrunk
 from onnxtune.calibrate.moments import Array, Moments
+from onnxtune.calibrate.priors import estimate
 from onnxtune.calibrate.solve import solve_right
 
 
@@ -34,9 +35,15 @@ class Head:
     rel_error: float
 
 
-def low_rank(weight: Array, bias: Array | None, moments: Moments | None, rank: int) -> Head:
-    """The product of (J, rank) and (rank, d). Without data: the truncated singular value decomposition."""
-    target, covariance, mean_x, mean_y = _layer(weight, bias, moments)
+def low_rank(
+    weight: Array, bias: Array | None, moments: Moments | None, rank: int, channels: int | None = None
+) -> Head:
+    """The product of (J, rank) and (rank, d). Without data: the truncated singular value decomposition.
+
+    `channels` of the maps that x is made of, None for rows of features: see priors.py.
+    """
+    covariance = None if moments is None else estimate(moments, channels)
+    target, mean_x, mean_y = _layer(weight, bias, moments, covariance)
     through = target if covariance is None else target @ covariance
     gram = through @ target.T
     values, vectors = scipy.linalg.eigh((gram + gram.T) / 2)
@@ -48,7 +55,8 @@ def low_rank(weight: Array, bias: Array | None, moments: Moments | None, rank: i
 
 def pooled(weight: Array, bias: Array | None, moments: Moments | None, pooling: Array) -> Head:
     """The best layer on pooled features `pooling` x, pooling (z, d)."""
-    target, covariance, mean_x, mean_y = _layer(weight, bias, moments)
+    covariance = None if moments is None else shrunk(moments)
+    target, mean_x, mean_y = _layer(weight, bias, moments, covariance)
     through = pooling if covariance is None else pooling @ covariance
     outer = solve_right(through @ pooling.T, target @ through.T)
     error = _lost(target - outer @ pooling, target, covariance)
@@ -73,8 +81,8 @@ def learned_maps(
     weight: Array, bias: Array | None, moments: Moments, channels: int, number: int, iterations: int = 10
 ) -> Head:
     """`number` maps shared by all channels, and the layer on what they give, fitted by turns."""
-    target, covariance, mean_x, mean_y = _layer(weight, bias, moments)
-    assert covariance is not None
+    covariance = shrunk(moments)
+    target, mean_x, mean_y = _layer(weight, bias, moments, covariance)
     j, s = len(target), target.shape[1] // channels
     blocks = covariance.reshape(channels, s, channels, s)
     channel = np.einsum("csds->cd", blocks) / s
@@ -103,17 +111,17 @@ def learned_maps(
     return Head(maps, outer, mean_y - outer @ pooled_mean, error)
 
 
-def _layer(weight: Array, bias: Array | None, moments: Moments | None) -> tuple[Array, Array | None, Array, Array]:
-    """W*, the covariance of x (None: identity), and the means of x and y that the new layer must map."""
-    old = np.zeros(len(weight)) if bias is None else bias
-    if moments is None:
-        return weight, None, np.zeros(weight.shape[1]), old
-    covariance = shrunk(moments)
+def _layer(
+    weight: Array, bias: Array | None, moments: Moments | None, covariance: Array | None
+) -> tuple[Array, Array, Array]:
+    """W*, and the means of x and y that the new layer must map; `covariance` of x, None for the identity."""
+    if moments is None or covariance is None:
+        return weight, np.zeros(weight.shape[1]), np.zeros(len(weight)) if bias is None else bias
     wrong = moments.yx - weight @ moments.xx
     if np.abs(wrong).max() <= 1e-9 * np.abs(moments.yx).max():
-        return weight, covariance, moments.mean_x, moments.mean_y
+        return weight, moments.mean_x, moments.mean_y
     target = weight + scipy.linalg.solve(covariance, wrong.T, assume_a="pos").T
-    return target, covariance, moments.mean_x, moments.mean_y
+    return target, moments.mean_x, moments.mean_y
 
 
 def _lost(less: Array, target: Array, covariance: Array | None) -> float:

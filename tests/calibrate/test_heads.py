@@ -9,6 +9,7 @@ from layers import maps, moments
 from onnxtune.calibrate.covariance import Kronecker, shrunk
 from onnxtune.calibrate.head_forms import grid_maps
 from onnxtune.calibrate.heads import Head, best_maps, learned_maps, low_rank, pooled
+from onnxtune.calibrate.priors import estimate
 from onnxtune.calibrate.solve import relative_error
 
 C, SIZE, J = 6, (3, 4), 10
@@ -45,7 +46,7 @@ def test_low_rank_is_the_optimum() -> None:
     x = features()
     y = x @ weight.T + bias
     data = moments(x, y)
-    values, _ = np.linalg.eigh(weight @ shrunk(data) @ weight.T)
+    values, _ = np.linalg.eigh(weight @ estimate(data, None) @ weight.T)
     found = low_rank(weight, bias, data, 4)
     assert found.inner.shape == (4, C * 12)
     assert found.outer.shape == (J, 4)
