@@ -57,7 +57,7 @@ COSTS = ("wall, s", "cpu, s", "peak, GB")
 LEGEND = (
     "Speed-up: median latency of the original over the result's, 99 % interval; head: from the first fully connected"
     " layer's input on. Loss (gate): of the metric on calibration samples that the fit has not seen, and its upper"
-    " bound; (held out): on 2000 other samples. `forced`: gap with --force-rules. Nothing is written where the exit code is 1."
+    " bound; (held out): on 2000 other samples. `forced`: gap with --force-rules. Exit code 1: nothing was written."
 )
 
 
