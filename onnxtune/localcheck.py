@@ -25,6 +25,7 @@ from onnxtune.facts import Facts
 from onnxtune.mapped import embedded
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.ranges import Ranges, clipped
+from onnxtune.region import input_sizes
 from onnxtune.runtime import CPU, Session, Target
 from onnxtune.shapes import describe
 
@@ -68,7 +69,7 @@ def check_region(before: Model, after: Model, seed: int = 0, ranges: Ranges | No
     """
     if (outer := _size_from_outside(before)) is not None:
         return LocalVerdict(None, reason=f"'{outer}' is a size that comes from outside of the region")
-    sizes = {v.name: _static(v) for v in before.inputs}
+    sizes = input_sizes(before)
     small = _smaller(sizes)
     verdict = _check(before, after, small, seed, ranges or {})
     if not verdict.ok and small != sizes:
@@ -228,13 +229,6 @@ def _double(tensor: TensorProto) -> None:
     if tensor.data_type in ROUNDOFF:
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), name))
-
-
-def _static(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    info = describe(value)
-    assert info is not None, "regions have tensor inputs only"
-    assert info.static is not None, "regions have static sizes"
-    return info.static
 
 
 def _smaller(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -8,6 +8,7 @@ import onnx
 
 from onnxtune.facts import Facts
 from onnxtune.model import Model
+from onnxtune.shapes import describe
 
 
 def neighbourhood(facts: Facts, keys: Collection[str], hops: int = 1) -> frozenset[str]:
@@ -24,6 +25,17 @@ def neighbourhood(facts: Facts, keys: Collection[str], hops: int = 1) -> frozens
             near += [c for o in node.outputs for c in facts.consumers(o)]
             found.update(n.key for n in near if not n.captured and not n.is_op("Constant"))
     return frozenset(found)
+
+
+def input_sizes(region: Model) -> dict[str, tuple[int, ...]]:
+    """The sizes of a region's inputs, which it declares."""
+    found = {}
+    for value in region.inputs:
+        info = describe(value)
+        assert info is not None, "regions have tensor inputs only"
+        assert info.static is not None, "regions have static sizes"
+        found[value.name] = info.static
+    return found
 
 
 def extract(facts: Facts, keys: Collection[str], reads: Collection[str] = ()) -> Model | None:

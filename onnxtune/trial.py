@@ -11,8 +11,6 @@ from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
-import onnx
-
 from onnxtune.alike import signature
 from onnxtune.apply import ApplyError, apply
 from onnxtune.cache import Cache, measurement_key
@@ -24,9 +22,8 @@ from onnxtune.mapped import mapped_bytes
 from onnxtune.measure import Make, Plan, measure, warm
 from onnxtune.model import Model, tensor_bytes
 from onnxtune.proposal import Proposal
-from onnxtune.region import extract, neighbourhood
+from onnxtune.region import extract, input_sizes, neighbourhood
 from onnxtune.runtime import CPU, Session, Target, fused
-from onnxtune.shapes import describe
 
 LOG = logging.getLogger(__name__)
 REGION_PLAN = Plan(warmup=0.02, rounds=5, duration=0.6, precision=0.02, patience=4, fewest=2)
@@ -132,7 +129,7 @@ class Timer:
         model = facts.model if keys is None else extract(facts, keys, proposal.reads)
         if model is None:
             return None
-        sizes = facts.sizes if keys is None else {v.name: _static(v) for v in model.inputs}
+        sizes = facts.sizes if keys is None else input_sizes(model)
         return Baseline(model, sizes, random_feeds(model, sizes, self.seed), self.target)
 
     def latency(self, model: Model, sizes: Mapping[str, tuple[int, ...]]) -> float:
@@ -182,10 +179,3 @@ def tried(model: Model, target: Target, feeds: Feeds) -> Make:
 def fresh(model: Model, target: Target, feeds: Feeds) -> Make:
     """Makes a new session of the model, bound to the feeds, at every call."""
     return lambda: Session(model, target).runner(feeds)
-
-
-def _static(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    info = describe(value)
-    assert info is not None, "regions have tensor inputs only"
-    assert info.static is not None, "regions have static sizes"
-    return info.static

@@ -53,16 +53,18 @@ class Calibration:
 @dataclass(frozen=True, eq=False)
 class Timed:
     """A level that is faster, with its region's comparison. `freed`: bytes of weights that it saves, where these are
-    what counts. `forgone`: seconds that late exact rewrites would save in its place."""
+    what counts. `forgone`: seconds that late exact rewrites would save in its place; `on_top`: those that they would
+    save on what it puts there."""
 
     level: Level
     comparison: Comparison
     freed: int | None = None
     forgone: float = 0.0
+    on_top: float = 0.0
 
     @property
     def saved(self) -> float:
-        return self.comparison.saved - self.forgone
+        return self.comparison.saved + self.on_top - self.forgone
 
     @property
     def gain(self) -> float:

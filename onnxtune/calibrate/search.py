@@ -8,8 +8,8 @@
    harms is raised or lowered until the drop comes near the budget.
 4  The gate: the same set is fitted on all but one fold of the samples that no choice has seen, and judged on
    that fold, for each fold in turn (cross-fitting), so that many samples can bound a small drop. The set that
-   leaves is fitted on the fit split, and labels of the gate split can veto it. If the gate stays closed, the
-   next more careful set is tried, and must be surer than the one before (see `spending`).
+   leaves is fitted on the fit split, and labels of the gate split can veto it. It begins with the set that promises
+   most; where that passes, bolder ones follow, else more careful ones, which must be surer (see `spending`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from onnxtune.calibrate.level import Fitted
 from onnxtune.calibrate.points import Calibration, Option, Point, Timed, combined, described, grouped
 from onnxtune.calibrate.sets import Sets
 from onnxtune.calibrate.shortlist import FORMS, by_kind, evenly, front, probe
-from onnxtune.calibrate.spending import confidence_of
+from onnxtune.calibrate.spending import climb, confidence_of
 from onnxtune.calibrate.tail import Tail
 from onnxtune.choose import choose
 from onnxtune.costs import total_macs
@@ -45,10 +45,12 @@ Notify = Callable[[str, int, int], None]
 FOLDS = 3
 TRIES = 6
 """Sets that are refitted and judged on the way to the budget."""
-GATES = 3
-"""Sets that are put before the gate, from the boldest on."""
+CLIMBS = 3
+"""How often the gate is asked of sets as they were found."""
 CAREFUL = (1.0, 0.5, 0.25)
 """Shares of the budget for the sets that are put before it after those."""
+ALONE = 3
+"""Levels that are put before it alone, at last."""
 LEAST_GAIN = 0.004
 """A level must save at least this share of the model's latency to be worth its harm."""
 
@@ -80,7 +82,7 @@ class Search:
         self.whole = self.teacher if self.tail is None else self.tail.whole
         self.points: list[Point] = []
         self.faster = 0
-        self._looks = 0
+        self._spent = 0
         self._considered: dict[str, Option] = {}
         self._closest: set[str] = set()
         """Identities of levels that no other of their layer beats in time and error."""
@@ -93,12 +95,36 @@ class Search:
             return
         sets = Sets(options)
         self._approach(sets)
-        bold = sorted((p for p in self.points if self._promises(p)), key=lambda p: -p.gain)
-        for point in chain(bold[:GATES], self._careful(sets)):
-            judged = self._gated(point)
+        for start in chain(self._climbs(), ([p] for p in self._careful(sets))):
+            yield from reversed(self._passed(start))
+
+    def _climbs(self) -> Iterator[list[Point]]:
+        """Sets in the order in which the gate should see them, boldly at first."""
+        for _ in range(CLIMBS):
+            least = min((p.gain for p in self.points if p.gate is not None), default=math.inf)
+            fresh = [p for p in self.points if p.gate is None and p.gain < least]
+            found = climb(fresh, len(self._unseen), self._sure, self.budget)
+            if not found:
+                return
+            yield found
+
+    def _passed(self, points: Sequence[Point]) -> list[Point]:
+        """The first of them, in order, that the gate lets pass, before the first that it does not."""
+        passed: list[Point] = []
+        sure = self._sure
+        self._spent += 1
+        for point in points:
+            judged = self._gated(point, sure)
             self.points[self.points.index(point)] = judged
-            if self.open(judged):
-                yield judged
+            if not self.open(judged):
+                break
+            passed.append(judged)
+        return passed
+
+    @property
+    def _sure(self) -> float:
+        """How sure the next climb must be."""
+        return confidence_of(self._spent, self.judge.confidence)
 
     def _careful(self, sets: Sets) -> Iterator[Point]:
         """More and more careful sets, where the gate has let none pass.
@@ -121,7 +147,7 @@ class Search:
         for i in sorted(range(len(sets.options)), key=lambda i: -sets.gain[i]):
             if sets.harm[i] <= self.budget / 2:
                 alone.setdefault(sets.options[i].timed.level.layer.key, i)
-        for i in list(alone.values())[:GATES]:
+        for i in list(alone.values())[:ALONE]:
             if self._is_new(sets, frozenset({i})):
                 yield self._tried(sets, frozenset({i}))
         unseen = [p for p in self.points if p.gate is None and p.drop.estimate <= self.budget]
@@ -143,7 +169,8 @@ class Search:
                 best[key] = option
         if not best:
             return None
-        point = self._gated(self._point(list(best.values())))
+        point = self._gated(self._point(list(best.values())), self._sure)
+        self._spent += 1
         self.points = [*(p for p in self.points if p.identity != point.identity), point]
         return point
 
@@ -231,8 +258,7 @@ class Search:
 
     def _promises(self, point: Point) -> bool:
         """Would the gate, with its many samples, find the drop within the budget if it is what it seems?"""
-        sure = confidence_of(0, self.judge.confidence)
-        return point.drop.foreseen(len(self._unseen), sure) <= self.budget
+        return point.drop.foreseen(len(self._unseen), self._sure) <= self.budget
 
     def _point(self, options: Sequence[Option]) -> Point:
         place = {key: n.index for key, n in self.facts.by_key.items()}
@@ -256,7 +282,7 @@ class Search:
         """Samples that no choice has looked at; every fold of them is judged by a fit that has not seen it."""
         return np.concatenate([self.splits.fit, self.splits.gate])
 
-    def _gated(self, point: Point) -> Point:
+    def _gated(self, point: Point, sure: float) -> Point:
         parts = []
         folds = np.array_split(np.random.default_rng(self.seed).permutation(self._unseen), FOLDS)
         for number, fold in enumerate(folds):
@@ -267,8 +293,6 @@ class Search:
         indices, scores = joined(parts)
         model = apply(self.teacher, [f.proposal for f in point.fitted])
         final = self.judge.score(model, self.splits.gate)
-        sure = confidence_of(self._looks, self.judge.confidence)
-        self._looks += 1
         gate = self.judge.drop(scores, indices, sure)
         return replace(point, gate=gate, veto=self.judge.drop(final, self.splits.gate))
 

@@ -24,6 +24,7 @@ from onnxtune.report import Report, Status
 from onnxtune.steps import Step, prune_enabling, step_of
 from onnxtune.tune.confirm import last_word
 from onnxtune.tune.finish import finish
+from onnxtune.tune.on_top import on_top
 from onnxtune.tune.rounds import late, rounds
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import no_gain, slower
@@ -115,18 +116,29 @@ def _timed(
             trial = next(trials)
         small = _freed(facts, level.unfitted) if run.options.objective == "size" else None
         good = ("faster",) if small is None else ("faster", "no measurable change")
-        forgone = sum(s.saved for s in rivals if overlap(s.proposal, level.unfitted))
-        if trial.comparison is not None and trial.comparison.verdict in good and trial.comparison.saved > forgone:
-            found.append(Timed(level, trial.comparison, small, forgone))
-        elif forgone and trial.comparison is not None and trial.comparison.verdict == "faster":
-            reason = f"an exact rewrite saves more ({1e6 * forgone:.3g} microseconds)"
-            run.journal.reject(level.unfitted, "measure", reason, trial.comparison)
+        if trial.comparison is not None and trial.comparison.verdict in good:
+            with run.stage("measure"):
+                item = _against_rivals(run, facts, Timed(level, trial.comparison, small), rivals)
+            if item.saved > 0 or small is not None:
+                found.append(item)
+            else:
+                reason = f"an exact rewrite saves more ({1e6 * item.forgone:.3g} microseconds)"
+                run.journal.reject(level.unfitted, "measure", reason, trial.comparison)
         else:
             reason = trial.problem or no_gain(trial.comparison)
             run.journal.reject(level.unfitted, "measure", reason, trial.comparison)
             if level.rule in run.options.insist and trial.comparison is not None:
                 slow.append(Timed(level, trial.comparison, small))
     return found, slow
+
+
+def _against_rivals(run: Run, facts: Facts, timed: Timed, rivals: Sequence[Step]) -> Timed:
+    """With what late rewrites would save in the level's place, and what they would save on top of it."""
+    forgone = sum(s.saved for s in rivals if overlap(s.proposal, timed.level.unfitted))
+    if not forgone:
+        return timed
+    more = on_top(run.timer, facts, timed.level, run.late, run.rule_settings)
+    return replace(timed, forgone=forgone, on_top=more)
 
 
 def _with(

@@ -85,8 +85,10 @@ def test_the_drop_stays_within_the_budget_on_new_images(model: Model, data: Data
     assert point.latency < 0.8 * LATENCY
     assert point.gate is not None
     assert point.gate.bound <= 0.03
-    looks = sorted(p.gate.confidence for p in search.points if p.gate is not None)
-    assert looks == [confidence_of(look, 0.9) for look in range(len(looks))]
+    looks = {p.gate.confidence for p in search.points if p.gate is not None}
+    assert looks == {confidence_of(climb, 0.9) for climb in range(len(looks))}
+    bolder = [p for p in search.points if p.gate is not None and p.gain > point.gain and search.open(p)]
+    assert not bolder
     assert point.gate.samples == len(search.splits.fit) + len(search.splits.gate)
     assert accuracy(model) - accuracy(point.model()) <= 0.03
     told = summary(search, point)
