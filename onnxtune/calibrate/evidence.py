@@ -87,7 +87,7 @@ def gather(
 
     Only the batch at hand is in memory. Positions of patches are drawn with the seed, the same in both models.
     """
-    unrun = layer.wide and layer.window is None  # its weights are held already
+    unrun = layer.wide and layer.window is None and layer.linear  # its weights are held already
     answer = layer.x if unrun else layer.y
     if student is teacher:
         views = [_view(teacher, [layer.x, answer], target)] * 2
@@ -98,14 +98,14 @@ def gather(
     kept = Reservoir(most_rows(layer, len(indices)), seed)
     wanted = int(np.clip(ROWS_PER_COLUMN * layer.columns, FEWEST_ROWS, MOST_ROWS)) if found else kept.size
     per_image = -(-wanted // len(indices))
-    weight = layer.values()
+    weight = layer.values() if unrun else None
     done, size, out_size = 0, 1, ()
     while done < len(indices):
         for chosen, feeds, count in data.batches(indices[done : done + size], size):
             seen = views[0](feeds)
             x, y = seen[layer.x][:count], (seen if views[1] is views[0] else views[1](feeds))[answer][:count]
             rows, answers = _rows(layer, x, y, per_image, random)
-            if unrun:
+            if weight is not None:
                 answers = answers.astype(np.float32) @ weight.T + layer.bias
             if found is not None:
                 found.add(rows, answers)

@@ -21,7 +21,8 @@ from onnxtune.calibrate.wide_heads import Sample
 from onnxtune.errors import RuleError
 from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
-from onnxtune.fully_connected import FullyConnected, fully_connected
+from onnxtune.fully_connected import Classifier, FullyConnected, classifier, fully_connected
+from onnxtune.heads import gemm, global_mean
 from onnxtune.later import Later
 from onnxtune.model import tensor_bytes
 from onnxtune.proposal import Decline, Proposal
@@ -53,6 +54,9 @@ def head_levels(facts: Facts, settings: Mapping[str, Any], rule: str) -> Iterato
                 found = replace(found, weight=_shape_of(found.weight))
             for form in offered:
                 yield _level(facts, rule, fits, found, form)
+            whole = classifier(facts, found) if settings["form"] == "gap" else None
+            if whole is not None and any(f.family == "gap" for f in offered):
+                yield _collapsed(facts, rule, found, whole)
 
 
 def _layer(facts: Facts, node: Node, found: FullyConnected) -> Layer:
@@ -96,6 +100,33 @@ def _level(facts: Facts, rule: str, fits: Fits, found: FullyConnected, form: Hea
     random = build(unfitted(form, found))
     random = replace(random, fragment=put_off(random.fragment))
     return Level(rule, fits.layer, title, random, fit, settings, parameters, j * d, kind=form.kind)
+
+
+def _collapsed(facts: Facts, rule: str, first: FullyConnected, whole: Classifier) -> Level:
+    """All layers as one on the mean of the map: the most radical form, hardly ever the best one (activations are lost),
+    so it is there for those who insist on pooling only."""
+    assert first.size is not None, "pooling needs a map"
+    (c, h, w), dtype = first.size, first.weight.dtype
+    blank = _shape_of(np.empty((whole.outputs, c * h * w), dtype))
+    layer = Layer(whole.second, first.x, whole.y, blank, np.zeros(whole.outputs), dtype, linear=False)
+    parameters = whole.outputs * c
+    title = f"fully connected layers from {c}x{h}x{w} to {whole.outputs} by global average pooling and one layer"
+    settings = {"form": "gap", "size": "one layer"}
+    details = {"parameters_before": whole.weights, "parameters_after": parameters}
+
+    def build(weight: NDArray[Any], bias: NDArray[Any]) -> Proposal:
+        new = Builder(f"{whole.y}/{rule}", facts.names, facts.opset)
+        y = gemm(new, global_mean(facts, new, first.x, flat=True), weight.astype(dtype), bias.astype(dtype))
+        fragment = new.finish({whole.y: y})
+        return Proposal(rule, title, whole.nodes, fragment, "calibrated", settings=settings, details=details)
+
+    def fit(evidence: Evidence, rough: bool) -> Fitted:  # noqa: ARG001  (there is one answer only)
+        means = evidence.x.reshape(len(evidence.x), c, -1).mean(2, dtype=np.float64)
+        weight, bias, error = heads.one_layer(means, evidence.y)
+        return Fitted(build(weight, bias), error)
+
+    random = build(np.full((whole.outputs, c), 1 / c), np.zeros(whole.outputs))
+    return Level(rule, layer, title, random, fit, settings, parameters, whole.weights, kind="one layer")
 
 
 class Fits:

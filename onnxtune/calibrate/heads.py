@@ -5,9 +5,11 @@
     maps        P the same R spatial maps for every channel: x (C, S) -> x B^T (C, R), B (R, S);
                 W' and B are each linear given the other, fitted by turns
 
+    one layer   y = W' z + b' by least squares, where y is more than a layer of x
+
 W* = W + (C_yx - W C)(C)^-1 is W itself where y is the layer's own output. C is shrunk (priors.py): a head is
-fitted to one row per image, often fewer than it has columns. No label or logit is regressed, so there is no noise but
-that of C.
+fitted to one row per image, often fewer than it has columns. But for the last form nothing is regressed, so there is
+no noise but that of C.
 """
 
 from __future__ import annotations
@@ -109,6 +111,33 @@ def learned_maps(
     error, maps, outer = best
     pooled_mean = (mean_x.reshape(channels, s) @ maps.T).ravel()
     return Head(maps, outer, mean_y - outer @ pooled_mean, error)
+
+
+def one_layer(z: Array, y: Array) -> tuple[Array, Array, float]:
+    """W' (J, C) and b' (J,) for rows z (n, C), y (n, J), n > 1: ridge regression, and its error on rows left out.
+
+    The ridge is that of the least error of leaving out one row, e_i / (1 - H_ii) in closed form. Directions in which
+    the centred, standardised rows do not vary are dropped first: where there are as many columns as rows, one of them
+    would make H_ii 1.
+    """
+    z, y = z.astype(np.float64), y.astype(np.float64)
+    n, mean_z, mean_y = len(z), z.mean(0), y.mean(0)
+    scale = z.std(0)
+    scale[scale <= 1e-12 * max(float(scale.max()), 1e-300)] = np.inf  # a constant column says nothing
+    u, s, vt = np.linalg.svd((z - mean_z) / scale, full_matrices=False)
+    keep = s > 1e-9 * max(float(s[0]), 1e-300)
+    u, s, vt = u[:, keep], s[keep], vt[keep]
+    seen = u.T @ (y - mean_y)
+    best = (np.square(y - mean_y).sum() * (n / (n - 1)) ** 2, np.inf)  # the mean alone
+    for ridge_ in n * np.logspace(-8, 3, 34):
+        kept = s**2 / (s**2 + ridge_)
+        spare = 1 - np.square(u) @ kept - 1 / n
+        if spare.min() > 1e-9:
+            left = (y - mean_y - u @ (kept[:, None] * seen)) / spare[:, None]
+            best = min(best, (float(np.square(left).sum()), float(ridge_)))
+    error, ridge_ = best
+    weight = ((vt.T * (s / (s**2 + ridge_))) @ seen).T / scale
+    return weight, mean_y - weight @ mean_z, _root(float(error), float(np.square(y - mean_y).sum()))
 
 
 def _layer(

@@ -83,10 +83,11 @@ def _pooled(
         name = f"{block[0]}x{block[1]} average pool"
         rows = new.Flatten(new.AveragePool(flat.x, kernel_shape=list(block), strides=list(block)), axis=1)
     y = gemm(new, rows, summed.astype(dtype), layer.bias)
-    keys = frozenset(n.key for n in (*flat.nodes, *layer.nodes))
+    keys = {n.key for n in (*layer.nodes, flat.nodes[-1])}
+    keys |= {n.key for n in flat.nodes if facts.why_not_private(n.outputs[0], keys) is None}
     title = f"fully connected {c}x{h}x{w} -> {j} becomes {name} + {summed.shape[1]} -> {j}"
     details = {"parameters_before": layer.weight.size, "parameters_after": summed.size}
-    return Proposal(RULE, title, keys, new.finish({layer.output: y}), details=details)
+    return Proposal(RULE, title, frozenset(keys), new.finish({layer.output: y}), details=details)
 
 
 def _product(facts: Facts, flat: FlatMap | No | None) -> Proposal | No | None:
