@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 from onnx.utils import Extractor
 
 import onnxtune
@@ -121,16 +122,34 @@ def _random(name: str, scratch: Path, flags: tuple[str, ...]) -> tuple[Path, tup
 
 
 def ran(words: Sequence[str]) -> Ran:
-    """The command to its end, in a process of its own."""
-    start = time.perf_counter()
+    """The command to its end, in a process of its own; its peak is that of it and its children together, as seen every
+    tenth of a second. (What `wait4` says of memory is not its own: a process inherits the peak of its parent.)"""
+    start, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
+        while True:
+            done, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if done:
+                break
+            peak = max(peak, _resident(process.pid))
+            time.sleep(0.1)
         process.returncode = os.waitstatus_to_exitcode(status)
         errors.seek(0)
         said = errors.read().strip().splitlines() or [""]
     seconds = {"wall": time.perf_counter() - start, "cpu": usage.ru_utime + usage.ru_stime}
-    return Ran(process.returncode, said[-1], {**seconds, "peak": usage.ru_maxrss * 1024})
+    return Ran(process.returncode, said[-1], {**seconds, "peak": peak})
+
+
+def _resident(pid: int) -> int:
+    """Bytes that a process and its descendants hold; what ended meanwhile counts for nothing."""
+    total = 0
+    try:
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            total += process.memory_info().rss
+    except psutil.NoSuchProcess:
+        pass
+    return total
 
 
 def entrance(model: Model) -> str:
@@ -211,7 +230,8 @@ def _line(row: Mapping[str, Any]) -> str:
     )
     own = ", ".join(_shown(c) + (f" ({t} threads)" if t != "1" else "") for t, c in row.get("head", {}).items())
     whole = _shown(row["whole"]) if "whole" in row else ""
-    costs = f"{row['wall']:.0f} | {row['cpu']:.0f} | {row['peak'] / 1e9:.2f}"
+    peak = "" if row["peak"] is None else f"{row['peak'] / 1e9:.2f}"
+    costs = f"{row['wall']:.0f} | {row['cpu']:.0f} | {peak}"
     return f"| {row['model']} | {row['form']} | {row['code']} | {lost} | {true} | {less} | {own} | {whole} | {costs} |"
 
 

@@ -15,7 +15,8 @@ With calibration data, gentler to more radical, for y = W x + b with mean mu and
               W' = W C P^T (P C P^T)^-1, b' = b + (W - W' P) mu
 
 What follows the layer stays. The known W is projected; no label or logit is regressed, so a few hundred images
-are enough (C is shrunk by Ledoit and Wolf).
+are enough (C is shrunk, see calibrate/priors.py). Only where a user insists on `gap`, all layers of the head are also
+tried as one on the mean of the map, for which there is no W: ridge regression of what they gave.
 """
 
 from __future__ import annotations
