@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import psutil
 from onnx.utils import Extractor
 
 import onnxtune
@@ -39,6 +38,7 @@ from benchmarks.suite.classics import classic
 from benchmarks.suite.trained import Shared
 from onnxtune.bench.machine import machine
 from onnxtune.bench.report import Failed
+from onnxtune.bench.resident import field as field_of
 from onnxtune.comparison import compare
 from onnxtune.demo import FOLDER, model_path
 from onnxtune.facts import Facts
@@ -137,19 +137,18 @@ def ran(words: Sequence[str]) -> Ran:
         errors.seek(0)
         said = errors.read().strip().splitlines() or [""]
     seconds = {"wall": time.perf_counter() - start, "cpu": usage.ru_utime + usage.ru_stime}
-    return Ran(process.returncode, said[-1], {**seconds, "peak": peak})
+    return Ran(process.returncode, said[-1], {**seconds, "peak": peak or None})
 
 
 def _resident(pid: int) -> int:
-    """Bytes that a process and its descendants hold; what ended meanwhile counts for nothing."""
-    total = 0
+    """Bytes that a process and its descendants hold, by Linux's /proc; 0 where that does not tell."""
+    folder = Path("/proc", str(pid))
     try:
-        parent = psutil.Process(pid)
-        for process in (parent, *parent.children(recursive=True)):
-            total += process.memory_info().rss
-    except psutil.NoSuchProcess:
-        pass
-    return total
+        own = field_of((folder / "status").read_text(), "VmRSS") or 0
+        children = (folder / "task" / str(pid) / "children").read_text().split()
+    except OSError:  # it ended meanwhile
+        return 0
+    return own + sum(_resident(int(child)) for child in children)
 
 
 def entrance(model: Model) -> str:
