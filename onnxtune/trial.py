@@ -33,6 +33,9 @@ LARGE = 2**28
 """Bytes of weights of which a second copy in memory is too much."""
 MODEL_PLAN = Plan(warmup=0.1, rounds=6, duration=1.5, precision=0.02, fewest=2)
 """For a rewrite of the whole model, on its way."""
+WIDE_PLAN = Plan(warmup=0.1, rounds=6, duration=3.0, precision=0.005, patience=2, fewest=2)
+"""For a rewrite of WIDE nodes and more, at many places at once: it may save a small share of a long region."""
+WIDE = 16
 CONFIRM_PLANS = (
     Plan(warmup=0.2, rounds=8, duration=4.0, precision=0.01, fewest=2),
     Plan(warmup=0.2, rounds=15, duration=8.0, precision=0.01, patience=2, fewest=3),
@@ -96,7 +99,7 @@ class Timer:
                 yield self._region(facts, proposal, cut)
 
     def _region(self, facts: Facts, proposal: Proposal, cut: Cut) -> Trial:
-        plan = ENABLING_PLAN if proposal.enabling else REGION_PLAN
+        plan = _plan(proposal)
         trial = Trial(None)
         for keys in (neighbourhood(facts, proposal.removes), proposal.removes):
             if keys not in cut:
@@ -160,6 +163,12 @@ class Timer:
             return Trial(None, str(error))
         self.cache.put(key, result)
         return Trial(result)
+
+
+def _plan(proposal: Proposal) -> Plan:
+    if proposal.enabling:
+        return ENABLING_PLAN
+    return REGION_PLAN if len(proposal.removes) < WIDE else WIDE_PLAN
 
 
 def tried(model: Model, target: Target, feeds: Feeds) -> Make:

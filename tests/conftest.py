@@ -55,6 +55,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan(warmup=0.0, rounds=3, duration=0.0)
     monkeypatch.setattr("onnxtune.trial.REGION_PLAN", plan)
     monkeypatch.setattr("onnxtune.trial.ENABLING_PLAN", plan)
+    monkeypatch.setattr("onnxtune.trial.WIDE_PLAN", plan)
     monkeypatch.setattr("onnxtune.trial.MODEL_PLAN", plan)
     monkeypatch.setattr("onnxtune.trial.CONFIRM_PLANS", (plan,))
     monkeypatch.setattr("onnxtune.profile.SECONDS", 0.0)

@@ -143,9 +143,9 @@ def amount(found: Mapping[str, Any], value: float) -> str:
 
 
 def sureness(found: Mapping[str, Any], gate: Mapping[str, Any]) -> str:
-    """With which confidence the gate looked at a set, and all that came before it together."""
+    """With which confidence the gate looked at a set, and that it let none pass that is over the budget."""
     each, together = (f"{100 * c:.4g}%" for c in (gate["confidence"], found["confidence"]))
-    return f"{each} confidence" + ("" if each == together else f" ({together} for all sets that it looked at)")
+    return f"{each} confidence" + ("" if each == together else f" ({together} that no set over the budget passes)")
 
 
 def gain(kept: Kept) -> str:

@@ -104,9 +104,11 @@ def _timed(
     run: Run, facts: Facts, said: Sequence[Level | Decline], rivals: Sequence[Step]
 ) -> tuple[list[Timed], list[Timed]]:
     """The levels that are faster, unfitted, on their regions than these are with late rewrites; and those that are
-    not, but are insisted on."""
+    not, but are insisted on.
+
+    Layers with most work come first: where the time budget ends, what matters has been measured."""
     run.journal.decline(d for d in said if isinstance(d, Decline))
-    levels = [level for level in said if isinstance(level, Level)]
+    levels = sorted((s for s in said if isinstance(s, Level)), key=lambda level: -level.full_macs)
     found: list[Timed] = []
     slow: list[Timed] = []
     trials = run.timer.regions(facts, (level.unfitted for level in levels))
