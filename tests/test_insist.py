@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
@@ -47,13 +48,34 @@ def test_over_budget_nothing_is_written_unless_forced(files: tuple[Path, Path]) 
     assert "--force-rules replace_fc_head" in str(refused.exception)
     assert not written.exists()
     reports = ["--json", str(written.with_suffix(".json")), "--html", str(written.with_suffix(".html"))]
-    forced = CliRunner().invoke(cli, arguments(files, "--force-rules", "replace_fc_head", *reports))
+    forced = CliRunner().invoke(cli, arguments(files, "--force-rules", "replace_fc_head", "--dynamic-size", *reports))
     assert forced.exit_code == 0, forced.output
     assert "GlobalAveragePool" in {n.op_type for n in onnx.load(written).graph.node}
     assert "Loss of agreement" in forced.output
+    session = ort.InferenceSession(written, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["N", 3, "height", "width"]
+    assert session.run(None, {"x": np.zeros((2, 3, 13, 22), np.float32)})[0].shape == (2, 10)
     report = json.loads(written.with_suffix(".json").read_text())
     assert [o["reason"] for o in report["outcomes"] if o["kind"] == "kept"] == ["forced"]
     assert 'class="bad"' in written.with_suffix(".html").read_text(), "the loss in red"
+
+
+@pytest.mark.slow
+def test_throughput_is_that_of_a_batch(files: tuple[Path, Path]) -> None:
+    model, data = files
+    result = optimize(
+        model,
+        only=["replace_fc_head"],
+        calibration_data=data,
+        max_drop="99%",
+        objective="throughput",
+        providers="cpu",
+        threads=1,
+        cache=False,
+    )
+    assert "measured at batch 32" in result.report.notes
+    points = (result.report.calibration or {})["points"]
+    assert points, "at a batch, too, smaller forms are faster on their region"
 
 
 @pytest.mark.slow
