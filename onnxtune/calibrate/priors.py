@@ -9,9 +9,9 @@ The rows say C^ = X^T X / n, and the estimate is (1 - a) C^ + a C0, where Ledoit
 
     d2 = |C^ - C0|^2,   b2 = (mean |x|^4 - |C^|^2) / n,   a = min(1, b2 / d2)
 
-The closer C0 is to the truth, the more of it is taken. Low rank gains from the closer ones, by a tenth of the error
-where there are a few dozen images; pooling does not: there C0 has to say how single places go with the mean, of which
-a product of two covariances knows less than the plain sum of weights that m I stands for.
+The closer C0 is to the truth, the more of it is taken. Low rank gains from the closer ones, most of all where there are
+a few dozen images; pooling does not: there C0 has to say how single places go with the mean, of which a product of two
+covariances knows less than the plain sum of weights that m I stands for.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Separable:
         for image in maps:
             across += image @ image.T
             along += image.T @ image
-        return _separable(across / len(maps), along / len(maps))
+        return _separable(across / len(maps), along / len(maps), len(maps))
 
     def through(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         turn, right = self.channel.T.astype(np.float32), self.spatial.astype(np.float32)
@@ -153,13 +153,19 @@ class Separable:
         return found
 
 
-def _separable(across: Array, along: Array) -> Separable:
-    """From E X X^T and E X^T X of maps X (C, S), which have the same trace."""
-    total = float(np.trace(along))
+def _separable(across: Array, along: Array, count: int) -> Separable:
+    """From E X X^T and E X^T X of `count` maps X (C, S), which have the same trace."""
+    c, s, total = len(across), len(along), float(np.trace(along))
     if not total > 0:
-        return Separable(np.eye(len(across)), np.eye(len(along)))
-    roots = (np.linalg.cholesky(ridge(x, FLOOR)) for x in (across / len(along), along * (len(along) / total)))
-    return Separable(*roots)
+        return Separable(np.eye(c), np.eye(s))
+    channel, spatial = _damped(across / s, count * s), _damped(along * (s / total), count * c)
+    return Separable(np.linalg.cholesky(channel), np.linalg.cholesky(spatial))
+
+
+def _damped(matrix: Array, rows: int) -> Array:
+    """A covariance with its correlations made smaller, by half where it stands on as many rows as it has columns."""
+    weight = rows / (rows + len(matrix))
+    return ridge(weight * matrix + (1 - weight) * np.diag(np.diag(matrix)), FLOOR)
 
 
 def estimate(moments: Moments, channels: int | None) -> Array:
@@ -169,7 +175,7 @@ def estimate(moments: Moments, channels: int | None) -> Array:
         prior = np.diag(np.diag(ridge(c, FLOOR)))
     else:
         blocks = c.reshape(channels, size // channels, channels, -1)
-        found = _separable(np.einsum("csds->cd", blocks), np.einsum("cscu->su", blocks))
+        found = _separable(np.einsum("csds->cd", blocks), np.einsum("cscu->su", blocks), moments.count)
         prior = np.kron(*(root @ root.T for root in (found.channel, found.spatial)))
     distance, noise = float(np.square(c - prior).sum()), (moments.fourth - float(np.square(c).sum())) / moments.count
     a = _intensity(distance, noise)

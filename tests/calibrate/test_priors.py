@@ -99,3 +99,16 @@ def test_few_maps_go_further_with_it() -> None:
         return relative_error(y, many @ head.inner.T @ head.outer.T + head.bias)
 
     assert error(6) < 0.9 * error(None)
+
+
+def test_a_map_of_one_pixel_is_a_row_of_features() -> None:
+    """Its channels have no places to average over: what few rows say of pairs of them must not be believed."""
+    random = np.random.default_rng(0)
+    many = random.standard_normal((4000, 200)) * np.linspace(0, 2, 200)
+    weight = random.standard_normal((60, 200))
+    y, few = many @ weight.T, slice(0, 20)
+    errors = []
+    for channels in (None, 200):
+        head = low_rank(weight, None, moments(many[few], y[few]), 30, channels)
+        errors.append(relative_error(y, many @ head.inner.T @ head.outer.T + head.bias))
+    assert errors[1] == pytest.approx(errors[0], rel=0.03)
