@@ -69,7 +69,7 @@ def classifier(facts: Facts, first: FullyConnected) -> Classifier | None:
         y, second = node.outputs[0], second or node.key
         layer = node.is_op("Gemm", "MatMul")
         weight = facts.size(node.input(1)) if layer else None
-        weights += math.prod(weight or ()) if layer else 0
+        weights += math.prod(weight) if weight else 0
         shape = facts.size(y)
         if (layer or (product and node.is_op("Add"))) and shape is not None and len(shape) == 2:
             found = Classifier(frozenset(keys), y, shape[1], second, weights)
@@ -86,7 +86,11 @@ def _only_reader(facts: Facts, tensor: str) -> Node | None:
     live = [i for i in node.inputs if i and not facts.is_constant(i)]
     if not node.is_op(*ROWWISE) or live != [tensor] or (node.input(0) != tensor and node.is_op("Gemm", "MatMul")):
         return None
-    if (node.is_op("Dropout") and _trains(facts, node)) or node.attribute("training_mode", 0):
+    if (
+        (node.is_op("Dropout") and _trains(facts, node))
+        or node.attribute("training_mode", 0)
+        or node.attribute("transA", 0)
+    ):
         return None
     more = (o for o in node.outputs[1:] if o)
     return None if any(facts.consumers(o) or facts.is_output(o) for o in more) else node
