@@ -15,6 +15,7 @@ from onnxtune import optimize
 from onnxtune.cli import cli
 from onnxtune.errors import GateError, UsageError
 from onnxtune.testing import model_of
+from onnxtune.tune.options import Options
 
 
 @pytest.fixture
@@ -95,6 +96,27 @@ def test_size_is_saved_where_it_costs_no_time(files: tuple[Path, Path]) -> None:
     assert result.report.status in ("smaller", "faster")
     assert result.report.after.weight_bytes < 0.2 * result.report.before.weight_bytes
     assert result.report.after.peak_bytes < result.report.before.peak_bytes
+
+
+@pytest.mark.parametrize(
+    ("head", "force", "insist"),
+    [("auto", [], False), ("gap", [], True), ("auto", ["replace_fc_head"], True), ("auto", ["pad_channels"], False)],
+)
+def test_forcing_the_rule_insists_on_it(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, head: str, force: list[str], insist: bool
+) -> None:
+    seen: list[Options] = []
+
+    def tune(model: object, rules: object, target: object, options: Options, **rest: object) -> None:
+        seen.append(options)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("onnxtune.api.tune", tune)
+    for data in (files[1], None):
+        if data is not None or head == "auto":
+            with pytest.raises(UsageError, match="enough"):
+                optimize(files[0], head=head, force_rules=force, calibration_data=data)
+    assert [bool(o.insist) for o in seen] == [insist, False][: len(seen)]
 
 
 def test_a_form_needs_data(files: tuple[Path, Path]) -> None:
