@@ -158,9 +158,9 @@ def entrance(model: Model) -> str:
     return next(layer.x for layer in layers if isinstance(layer, FullyConnected))
 
 
-def head(model: Model, tensor: str, path: Path) -> int:
+def head(source: Path, tensor: str, path: Path) -> int:
     """Write the part of a model from this tensor on; returns how many parameters it has."""
-    full = onnx.shape_inference.infer_shapes(model.proto)
+    full = onnx.shape_inference.infer_shapes(onnx.load(source))
     part = Extractor(full).extract_model([tensor], [o.name for o in full.graph.output])
     onnx.save(part, path)
     read = {i for node in part.graph.node for i in node.input}
@@ -194,10 +194,9 @@ def measured(cell: Cell, shared: Shared | None, scratch: Path) -> dict[str, Any]
         row["budget"] = calibration.get("budget")
     if not out.exists():
         return row
-    original, result = load(cell.path), load(out)
-    tensor = entrance(original)
+    tensor = entrance(load(cell.path))
     parts = scratch / "head_before.onnx", scratch / "head_after.onnx"
-    sizes = [head(m, tensor, p) for m, p in zip((original, result), parts, strict=True)]
+    sizes = [head(m, tensor, p) for m, p in zip((cell.path, out), parts, strict=True)]
     row |= {"parameters": sizes, "bytes": [cell.path.stat().st_size, out.stat().st_size]}
     row["head"] = {str(t): compared(*parts, t) for t in cell.threads}
     row["whole"] = compared(cell.path, out, cell.threads[-1])

@@ -26,7 +26,7 @@ def test_the_demo_alone_needs_no_folder(tmp_path: Path) -> None:
 def test_the_head_alone_gives_what_the_network_gives(tmp_path: Path) -> None:
     model, path = load(model_path()), tmp_path / "head.onnx"
     tensor = entrance(model)
-    parameters = head(model, tensor, path)
+    parameters = head(model_path(), tensor, path)
     whole = onnx.ModelProto()
     whole.CopyFrom(model.proto)
     whole.graph.output.append(onnx.helper.make_empty_tensor_value_info(tensor))
