@@ -28,7 +28,7 @@ from benchmarks.suite.trained import luma
 from onnxtune.calibrate import forms
 from onnxtune.calibrate.forms import Factors, Form
 from onnxtune.calibrate.moments import Accumulator, Array, Moments
-from onnxtune.calibrate.patches import patches, sample_positions, values
+from onnxtune.calibrate.patches import patches, positions_of, values
 from onnxtune.calibrate.solve import Fitted, fit, predict, relative_error
 from onnxtune.windows import Window
 
@@ -95,7 +95,7 @@ def layers(shared: Path, name: str) -> Iterator[Layer]:
         strides, dilations = (tuple(attributes.get(a, two)) for a in ("strides", "dilations"))
         window = Window(tuple(weight.shape[2:]), strides, dilations, tuple(pads[:2]), tuple(pads[2:]))
         ins, outs = found[node.input[0]], found[node.output[0]]
-        at = sample_positions(len(ins), outs.shape[2:], 24, np.random.default_rng(0))
+        at = positions_of(np.arange(len(ins)), outs.shape[2:], 24, 0)
         part = len(ins) * 4 // 5
         rows = [(patches(ins[s], at[s], window), values(outs[s], at[s])) for s in (slice(part), slice(part, None))]
         yield Layer(node.output[0], weight, bias, window, outs.shape[2:], rows[0], rows[1])

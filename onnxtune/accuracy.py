@@ -93,13 +93,12 @@ class Drop:
         lost = 1 / samples if self.metric in ("top1", "top5", "agreement") else 0.0
         return self.estimate + lost + normal_quantile(confidence) * math.hypot(self.spread(samples), lost)
 
-    def chance(self, samples: int, confidence: float, budget: float) -> float:
-        """About the chance that the bound on so many other samples is within the budget: both estimates may err."""
-        from scipy.special import ndtr
-
+    def margin(self, samples: int, confidence: float, budget: float) -> float:
+        """How far the bound on so many other samples should stay below the budget, in standard deviations of what the
+        estimates on these and on those may differ by."""
         error = math.hypot(self.spread(self.samples), self.spread(samples))
         gap = budget - self.foreseen(samples, confidence)
-        return float(ndtr(gap / error)) if error else float(gap >= 0)
+        return gap / error if error else math.copysign(math.inf, gap)
 
     def needed(self, budget: float) -> int | None:
         """Samples with which the bound would come within the budget if the estimate stays; None: it is itself over,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import platform
 import shutil
@@ -12,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of processor time that a container may use in each period of so many (version 2 of control groups)."""
 
 
 @functools.cache
@@ -59,6 +62,16 @@ def usable_cores() -> int:
     """Logical cores that this process may run on (a container or taskset may allow it fewer than there are)."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def granted_cores(quota: Path = QUOTA) -> int:
+    """Cores that are worth a thread each: physical ones, as far as this process may run on them, and no more than the
+    processor time that a container grants it."""
+    cores = min(physical_cores() or usable_cores(), usable_cores())
+    with contextlib.suppress(OSError, ValueError):
+        share, period = quota.read_text().split()
+        cores = min(cores, math.ceil(int(share) / int(period)))  # "max" where there is no limit: a ValueError
+    return max(cores, 1)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import platform
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from onnxtune.binding import WITHOUT_GRAPH, Call, bind, bind_graph, bind_graph_with_copies, direct, run_options
 from onnxtune.crashes import CrashError, model_key, noted, trying
-from onnxtune.devices import cpu_name, gpu_name
+from onnxtune.devices import cpu_name, gpu_name, granted_cores
 from onnxtune.errors import ModelError, ProviderError, UsageError
 from onnxtune.library import ort, plain, stderr_to_nowhere
 from onnxtune.mapped import SMALLEST, apart, beside, embedded, mapped_bytes, placed, scratch
@@ -230,6 +230,12 @@ def check_active(session: Any, target: Target) -> None:
     active = session.get_providers()
     if not active or active[0] != target.provider:
         raise unusable(target.provider, f"ONNX Runtime fell back to {', '.join(active) or 'nothing'}")
+
+
+def worker(model: Model, target: Target) -> Session:
+    """A session for work that nobody times: on all cores, whatever `target.threads` says, and none waits busily."""
+    threads = max(target.threads, granted_cores()) if target.threads else 0
+    return Session(model, replace(target, threads=threads), settings=Settings(spinning=False))
 
 
 def resolve(requested: str = "auto", options: Mapping[str, str] | None = None, threads: int = 0) -> Target:

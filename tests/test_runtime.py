@@ -229,3 +229,12 @@ def test_a_driver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: "/bin/nvidia-smi")
     monkeypatch.setattr(subprocess, "run", hang)
     assert devices.gpu_name.__wrapped__(3) == "CUDA device 3"
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(1, 6), (8, 8), (0, 0)])
+def test_work_that_is_not_timed_has_all_cores(monkeypatch: pytest.MonkeyPatch, asked: int, threads: int) -> None:
+    monkeypatch.setattr(runtime, "granted_cores", lambda: 6)
+    session = runtime.worker(MODEL, Target(threads=asked))
+    options = session.session.get_session_options()
+    assert options.intra_op_num_threads == threads
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

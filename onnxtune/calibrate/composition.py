@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxtune.calibrate.moments import Array
 
@@ -25,51 +26,66 @@ def composite(outer: Pair, inner: Pair, step: Pair) -> Pair:
 def compose(u: Array, v: Array, step: Pair) -> Array:
     """K (O, C, *composite)."""
     size = composite(u.shape[2:], v.shape[2:], step)
-    out = np.zeros((u.shape[0], v.shape[1], *size), u.dtype)
+    if u.shape[2:] == (1, 1):
+        return np.tensordot(u[..., 0, 0], v, 1)
+    out = np.zeros((u.shape[0], *size, v.shape[1]), u.dtype)
+    outer, inner = _taps_first(u), _channels_last(v)
+    flat = inner.reshape(len(v), -1)
     for (i, j), window in _windows(u.shape[2:], v.shape[2:], step):
-        out[window] += np.tensordot(u[..., i, j], v, 1)
-    return out
+        out[window] += (outer[i, j] @ flat).reshape(len(u), *inner.shape[1:])
+    return np.ascontiguousarray(out.transpose(0, 3, 1, 2))
 
 
 def back_to_inner(u: Array, gradient: Array, inner: Pair, step: Pair) -> Array:
     """The adjoint of compose(u, .): (M, C, *inner) from a gradient (O, C, *composite)."""
-    out = np.zeros((u.shape[1], gradient.shape[1], *inner), u.dtype)
+    if u.shape[2:] == (1, 1):
+        return np.tensordot(u[..., 0, 0], gradient, (0, 0))
+    out = np.zeros((u.shape[1], inner[0] * inner[1] * gradient.shape[1]), u.dtype)
+    outer, last = _taps_first(u), _channels_last(gradient)
     for (i, j), window in _windows(u.shape[2:], inner, step):
-        out += np.tensordot(u[..., i, j], gradient[window], (0, 0))
-    return out
+        out += outer[i, j].T @ last[window].reshape(len(last), -1)
+    return np.ascontiguousarray(out.reshape(len(out), *inner, -1).transpose(0, 3, 1, 2))
 
 
 def back_to_outer(v: Array, gradient: Array, outer: Pair, step: Pair) -> Array:
     """The adjoint of compose(., v): (O, M, *outer) from a gradient (O, C, *composite)."""
-    rows, flat = len(gradient), v.reshape(len(v), -1).T
-    out = np.zeros((rows, len(v), *outer), v.dtype)
+    rows, last = len(gradient), _channels_last(gradient)
+    flat = _channels_last(v).reshape(len(v), -1).T
+    out = np.zeros((*outer, rows, len(v)), v.dtype)
     for (i, j), window in _windows(outer, v.shape[2:], step):
-        out[..., i, j] = gradient[window].reshape(rows, -1) @ flat
-    return out
+        np.matmul(last[window].reshape(rows, -1), flat, out=out[i, j])
+    return np.ascontiguousarray(out.transpose(2, 3, 0, 1))
 
 
 def shifted(v: Array, outer: Pair, step: Pair) -> Array:
     """(M outer taps, C, *composite): what compose(., v) is linear in, row (m, p) for the weight of m at p."""
     size = composite(outer, v.shape[2:], step)
     out = np.zeros((len(v), *outer, v.shape[1], *size), v.dtype)
-    for (i, j), window in _windows(outer, v.shape[2:], step):
-        out[:, i, j][window] = v
+    for (i, j), (_, top, left) in _windows(outer, v.shape[2:], step):
+        out[:, i, j, :, top, left] = v
     return out.reshape(-1, v.shape[1], *size)
 
 
-def unit_kernels(channels: int, kernel: Pair) -> Array:
-    """(channels, channels taps, *kernel): one tap of one channel each; compose(u, this) lists u's shifts."""
-    taps = kernel[0] * kernel[1]
-    return (
-        np.eye(channels * taps)
-        .reshape(channels, taps, channels * taps)
-        .transpose(0, 2, 1)
-        .reshape(channels, channels * taps, *kernel)
-    )
+def places(outer: Pair, inner: Pair, step: Pair) -> NDArray[np.intp]:
+    """(outer taps, inner taps): where in the composite kernel, counted row by row, each pair of taps works."""
+    size = composite(outer, inner, step)
+    taps = np.arange(size[0] * size[1]).reshape(1, *size)
+    return np.stack([taps[window].ravel() for _, window in _windows(outer, inner, step)])
 
 
-def _windows(outer: Pair, inner: Pair, step: Pair) -> Iterator[tuple[Pair, tuple[slice, ...]]]:
+def _channels_last(kernel: Array) -> Array:
+    """(O, *taps, C): what belongs to neighbouring taps then lies together, and windows are copied in long runs."""
+    return np.ascontiguousarray(kernel.transpose(0, 2, 3, 1))
+
+
+def _taps_first(kernel: Array) -> Array:
+    """(*taps, O, C)"""
+    return np.ascontiguousarray(kernel.transpose(2, 3, 0, 1))
+
+
+def _windows(outer: Pair, inner: Pair, step: Pair) -> Iterator[tuple[Pair, tuple[slice, slice, slice]]]:
+    """For each tap of `outer`: the window of `inner` in the composite kernel, behind one axis."""
     for i in range(outer[0]):
         for j in range(outer[1]):
             top, left = i * step[0], j * step[1]
-            yield (i, j), (slice(None), slice(None), slice(top, top + inner[0]), slice(left, left + inner[1]))
+            yield (i, j), (slice(None), slice(top, top + inner[0]), slice(left, left + inner[1]))

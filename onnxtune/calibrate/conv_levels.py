@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from onnxtune.calibrate import solve
 from onnxtune.calibrate.evidence import Evidence
@@ -23,6 +25,8 @@ from onnxtune.windows import Window
 
 ROUGH, THOROUGH = 3, 12
 """Iterations of a fit."""
+AGAIN = 8
+"""Iterations that go on from a fit to similar data."""
 WIDE_ROUGH, WIDE_THOROUGH = 1, 4
 """The same where all that is known of a layer is a sample of rows: they take longer, and start from more."""
 FormsOf = Callable[[Window], Iterable[Form]]
@@ -85,20 +89,37 @@ def _level(facts: Facts, rule: str, layer: Layer, form: Form, mid: tuple[int, ..
             rule, title, frozenset({layer.key}), _fragment(facts, rule, layer, factors), "calibrated", settings=settings
         )
 
-    def fit(evidence: Evidence, rough: bool) -> Fitted:
-        first, last = (WIDE_ROUGH, WIDE_THOROUGH) if layer.wide else (ROUGH, THOROUGH)
-        iterations = first if rough else last
-        found = solve.fit(form, layer.kernel, layer.bias, evidence.seen, mid, iterations=iterations, seed=evidence.seed)
+    def solved(evidence: Evidence, iterations: int, near: Sequence[NDArray[Any]] | None = None) -> solve.Fitted:
+        seen, seed = evidence.seen, evidence.seed
+        return solve.fit(form, layer.kernel, layer.bias, seen, mid, iterations=iterations, seed=seed, near=near)
+
+    def finished(evidence: Evidence, found: solve.Fitted) -> Fitted:
         factors = found.factors
-        if layer.rectified and not rough and not layer.wide:
+        if layer.rectified and not layer.wide:
             half = len(evidence.x) // 2  # one half to fit, one to tell whether it helped
             rows, held_out = (evidence.x[:half], evidence.y[:half]), (evidence.x[half:], evidence.y[half:])
             factors = refit_for_relu(factors, rows, held_out)
         return Fitted(build(factors), found.rel_error)
 
+    def fit(evidence: Evidence, rough: bool) -> Fitted:
+        if rough:
+            found = solved(evidence, WIDE_ROUGH if layer.wide else ROUGH)
+            return Fitted(build(found.factors), found.rel_error)
+        return finished(evidence, solved(evidence, WIDE_THOROUGH if layer.wide else THOROUGH))
+
+    def again(evidence: Evidence, near: Fragment) -> Fitted:
+        iterations = WIDE_THOROUGH if layer.wide else AGAIN
+        return finished(evidence, solved(evidence, iterations, _weights(near)))
+
     random = build(unfitted(form, shape, mid, np.random.default_rng(0)))
     full = layer.weight.size * size[0] * size[1]
-    return Level(rule, layer, title, random, fit, settings, form.macs(shape, mid, size), full)
+    return Level(rule, layer, title, random, fit, settings, form.macs(shape, mid, size), full, again=again)
+
+
+def _weights(fragment: Fragment) -> list[NDArray[Any]]:
+    """Of the stages, first to last: what `_fragment` has written."""
+    values = {w.name: w for w in fragment.initializers}
+    return [numpy_helper.to_array(values[n.input[1]]) for n in fragment.nodes]
 
 
 def _fragment(facts: Facts, rule: str, layer: Layer, factors: Factors) -> Fragment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,15 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxtune.calibrate.answers import Answers
 from onnxtune.calibrate.capture import exposing
 from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.layer import Layer
 from onnxtune.calibrate.moments import MOST_COLUMNS, Accumulator, Moments, Reservoir
-from onnxtune.calibrate.patches import patches, sample_positions, values
+from onnxtune.calibrate.patches import patches, positions_of, values
 from onnxtune.calibrate.wide_convs import Rows
 from onnxtune.feeds import Feeds
 from onnxtune.model import Model
-from onnxtune.runtime import Session, Target
+from onnxtune.runtime import Target, worker
 
 ROWS_PER_COLUMN = 8
 """Rows wanted for each column of the covariance; the held-out error still falls a little beyond."""
@@ -82,37 +84,50 @@ def gather(
     target: Target,
     seed: int,
     notify: Callable[[int, int], None] = lambda done, total: None,
+    answers: Answers | None = None,
 ) -> Evidence:
     """Run both models up to the layer: x from the student (as rewritten so far), y from the teacher (the original).
 
-    Only the batch at hand is in memory. Positions of patches are drawn with the seed, the same in both models.
+    Only the batch at hand is in memory. Positions of patches are drawn with the seed and the sample's number, the same
+    in both models. `answers`: what the teacher has said so far; where it has said all, it is not asked again.
     """
     unrun = layer.wide and layer.window is None and layer.linear  # its weights are held already
     answer = layer.x if unrun else layer.y
-    if student is teacher:
-        views = [_view(teacher, [layer.x, answer], target)] * 2
-    else:
-        views = [_view(student, [layer.x], target), _view(teacher, [answer], target)]
-    random = np.random.default_rng(seed)
     found = None if layer.wide else Accumulator(layer.columns, layer.outputs)
     kept = Reservoir(most_rows(layer, len(indices)), seed)
     wanted = int(np.clip(ROWS_PER_COLUMN * layer.columns, FEWEST_ROWS, MOST_ROWS)) if found else kept.size
-    per_image = -(-wanted // len(indices))
+    per_image = -(-wanted // len(indices)) if layer.window is not None else 1
+    asked = answer if layer.window is None else f"{answer} at positions"
+    known = None if answers is None or unrun else answers.known(asked, indices, per_image)
+    together = student is teacher and known is None
+    look = _view(student, [layer.x, answer] if together else [layer.x], target)
+    ask = None if together or known is not None else _view(teacher, [answer], target)
     weight = layer.values() if unrun else None
-    done, size, out_size = 0, 1, ()
+    done, size, out_size = 0, 1, () if known is None else known.size
     while done < len(indices):
         for chosen, feeds, count in data.batches(indices[done : done + size], size):
-            seen = views[0](feeds)
-            x, y = seen[layer.x][:count], (seen if views[1] is views[0] else views[1](feeds))[answer][:count]
-            rows, answers = _rows(layer, x, y, per_image, random)
-            if weight is not None:
-                answers = answers.astype(np.float32) @ weight.T + layer.bias
+            seen = look(feeds)
+            x, y = seen[layer.x][:count], None
+            if known is None:
+                y = (seen if ask is None else ask(feeds))[answer][:count]
+                out_size = tuple(y.shape[2:]) if layer.window is not None else ()
+            at = None if layer.window is None else positions_of(chosen, out_size, per_image, seed)
+            rows = x.reshape(len(x), -1) if at is None or layer.window is None else patches(x, at, layer.window)
+            if y is None:
+                assert known is not None, "else it was asked"
+                said = known.of(chosen, per_image)
+            else:
+                said = y.reshape(len(y), -1) if at is None else values(y, at)
+                if weight is not None:
+                    said = said.astype(np.float32) @ weight.T + layer.bias
+                elif answers is not None:
+                    answers.keep(asked, chosen, said, out_size)
             if found is not None:
-                found.add(rows, answers)
-            kept.add(rows.astype(np.float32, copy=False), answers.astype(np.float32, copy=False))
+                found.add(rows, said)
+            kept.add(rows.astype(np.float32, copy=False), said.astype(np.float32, copy=False))
             done += len(chosen)
-            out_size = tuple(y.shape[2:]) if layer.window is not None else ()
-            row_bytes = (x.nbytes + y.nbytes + rows.nbytes * 2) // max(count, 1)
+            y_bytes = layer.outputs * math.prod(out_size) * x.itemsize  # the same batches whether it is asked or not
+            row_bytes = (x.nbytes + rows.nbytes * 2) // max(count, 1) + y_bytes
         notify(done, len(indices))
         size = max(1, min(64, BATCH_BYTES // max(row_bytes, 1)))
     return Evidence(None if found is None else found.finish(), *kept.rows, out_size, seed)
@@ -121,14 +136,5 @@ def gather(
 def _view(model: Model, tensors: list[str], target: Target) -> Callable[[Feeds], Mapping[str, NDArray[Any]]]:
     """What shows these tensors for feeds; those that are fed need no run."""
     made = [t for t in dict.fromkeys(tensors) if t not in {v.name for v in model.inputs}]
-    session = Session(exposing(model, made), target) if made else None
+    session = worker(exposing(model, made), target) if made else None
     return lambda feeds: {**feeds, **({} if session is None else session.run(feeds, made))}
-
-
-def _rows(
-    layer: Layer, x: NDArray[Any], y: NDArray[Any], per_image: int, random: np.random.Generator
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    if layer.window is None:
-        return x.reshape(len(x), -1), y.reshape(len(y), -1)
-    positions = sample_positions(len(x), tuple(y.shape[2:]), per_image, random)
-    return patches(x, positions, layer.window), values(y, positions)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.apply import apply
+from onnxtune.calibrate.answers import Answers
 from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.evidence import Evidence, gather
 from onnxtune.calibrate.layer import Layer
@@ -38,6 +39,15 @@ class Fitter:
     """What the layers of the levels that were looked at last see in the unchanged network."""
     _about: list[str] = field(default_factory=list)
     """Whose levels those were."""
+    _latest: dict[tuple[str, bytes], tuple[str, Fragment]] = field(default_factory=dict)
+    """The latest fit of a level to these samples and no others, with its key: where the next one starts. One that has
+    seen more would carry what it has seen into folds that are to be judged on it."""
+    _starts: dict[str, tuple[str, Fragment] | None] = field(default_factory=dict)
+    """Where each fit started: asked for again it is the same one."""
+
+    @cached_property
+    def _answers(self) -> Answers:
+        return Answers(self.data.count)
 
     @cached_property
     def _teacher_hash(self) -> str:
@@ -48,7 +58,8 @@ class Fitter:
         found = []
         for level in levels:
 
-            def fresh(level: Level = level) -> Fitted:
+            def fresh(near: Fragment | None, level: Level = level) -> Fitted:
+                assert near is None, "rough fits start afresh"
                 if self._about != [level.layer.key]:
                     self._last.clear()
                     self._about[:] = [level.layer.key]
@@ -68,12 +79,12 @@ class Fitter:
         student, done = self.teacher, list[Fitted]()
         for level in levels:
 
-            def fresh(level: Level = level, student: Model = student) -> Fitted:
+            def fresh(near: Fragment | None, level: Level = level, student: Model = student) -> Fitted:
                 def look(layer: Layer, change: Proposal | None) -> Evidence:
                     now = student if change is None else apply(student, [change])
                     return self._gather(layer, now, indices)
 
-                return level.fitted(look, False)
+                return level.fitted(look, False, near)
 
             done.append(self._known(level, student, indices, fresh, rough=False))
             student = apply(student, [done[-1].proposal])
@@ -92,12 +103,19 @@ class Fitter:
         def tell(done: int, total: int) -> None:
             self.notify(f"looking at {layer.key}", done, total)
 
-        return gather(layer, self.teacher, student, self.data, indices, self.target, self.seed, tell)
+        seed, answers = self.seed, self._answers
+        return gather(layer, self.teacher, student, self.data, indices, self.target, seed, tell, answers)
 
     def _known(
-        self, level: Level, student: Model, indices: Indices, fresh: Callable[[], Fitted], *, rough: bool
+        self,
+        level: Level,
+        student: Model,
+        indices: Indices,
+        fresh: Callable[[Fragment | None], Fitted],
+        *,
+        rough: bool,
     ) -> Fitted:
-        key = fit_key(
+        asked = fit_key(
             level=level.identity,
             teacher=self._teacher_hash,
             student=self._teacher_hash if student is self.teacher else student.graph_sha256(),
@@ -106,10 +124,17 @@ class Fitter:
             seed=self.seed,
             rough=rough,
         )
+        samples = level.identity, indices.tobytes()
+        if asked not in self._starts:
+            self._starts[asked] = None if rough or level.again is None else self._latest.get(samples)
+        start = self._starts[asked]
+        key = asked if start is None else fit_key(asked=asked, start=start[0])
 
         def make() -> tuple[Fragment, float]:
-            fitted = fresh()
+            fitted = fresh(None if start is None else start[1])
             return fitted.proposal.fragment, fitted.error
 
         fragment, error = self.store.get(key, make)
+        if level.again is not None:
+            self._latest[samples] = key, fragment
         return Fitted(replace(level.unfitted, fragment=fragment), error)

@@ -15,7 +15,7 @@ from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.functions import named, users_code
 from onnxtune.errors import DataError, UsageError
 from onnxtune.model import Model
-from onnxtune.runtime import Outputs, Session, Target
+from onnxtune.runtime import Outputs, Session, Target, worker
 
 BATCH_BYTES = 2**24
 Scored = dict[str, Scores]
@@ -50,7 +50,7 @@ class Judge:
         notify: Notify = lambda done, total: None,
     ) -> None:
         self.data, self.target, self.confidence, self.crop_border = data, target, confidence, crop_border
-        session = Session(original, target)
+        session = worker(original, target)
         first = session.run(data.feeds(np.zeros(data.batch or 1, np.int64)))
         self._function = named("--metric", metric) if metric and ":" in metric else None
         self.plans = plan_outputs(first, data.labels, metric)
@@ -82,7 +82,7 @@ class Judge:
 
     def score(self, model: Model, indices: NDArray[Any], notify: Notify = lambda done, total: None) -> Scored:
         """The rewritten model's scores on these samples."""
-        return self._score(Session(model, self.target), self._original, indices, notify)
+        return self._score(worker(model, self.target), self._original, indices, notify)
 
     def drop(self, after: Mapping[str, Scores], indices: NDArray[Any], confidence: float | None = None) -> Drop:
         """The loss on the samples that `after` was scored on; of several outputs the worst."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from onnxtune.calibrate.evidence import Evidence
 from onnxtune.calibrate.layer import Layer
-from onnxtune.proposal import Proposal
+from onnxtune.proposal import Fragment, Proposal
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +55,14 @@ class Level:
     kind: str = ""
     """Levels of one layer are told by their errors within one kind only: what low rank leaves out of a head matters
     less to the classes than as large an error of pooling, for instance."""
+    again: Callable[[Evidence, Fragment], Fitted] | None = None
+    """A thorough fit that goes on from what one to similar data has come to; None: each starts afresh."""
 
-    def fitted(self, look: Look, rough: bool) -> Fitted:
-        """The level with its weights, by what `look` shows."""
+    def fitted(self, look: Look, rough: bool, near: Fragment | None = None) -> Fitted:
+        """The level with its weights, by what `look` shows. `near`: from a fit to similar data, if the level can go on
+        from one."""
+        if near is not None and self.again is not None:
+            return self.again(look(self.layer, None), near)
         return self.fit(look(self.layer, None), rough) if self.joint is None else self.joint(look, rough)
 
     @property

@@ -171,18 +171,24 @@ class Chain:
         return result[::-1]
 
     def _shifts(self, after: Array, weight: Array, i: int, metric: Metric) -> Callable[[Array], Array]:
-        """Apply the inverse of S^T (I (x) B) S to rows (M taps, n), S the shifts of what comes after stage i."""
+        """Apply the inverse of S^T (I (x) B) S to rows (M taps, n), S the shifts of what comes after stage i:
+
+        (S^T (I (x) B) S)[(m,a),(n,b)] = sum_p,q (U^T U)[(m,p),(n,q)] B[stride p + a, stride q + b]
+        """
         kernel, step = self.form.window.kernel, self.form.steps()[i]
         if after.shape[2:] == (1, 1):  # one shift: S^T (I (x) B) S = U^T U (x) B
             flat = after[..., 0, 0]
             outer = _inverse(flat.T @ flat)
             taps = _inverse(metric.window(kernel, weight.shape[2:], step))
             return lambda rows: _by_parts(outer, taps, rows)
-        shifts = composition.unit_kernels(len(weight), weight.shape[2:])
-        spread = composition.compose(after, shifts, self.form.stages[i].strides)
-        flat = spread.reshape(*spread.shape[:2], -1)
-        spatial = metric.window(kernel, spread.shape[2:], step)
-        whole = _inverse(np.tensordot(flat @ spatial, flat, ((0, 2), (0, 2))))
+        stride, inner, size = self.form.stages[i].strides, weight.shape[2:], after.shape[2:]
+        spatial = metric.window(kernel, composition.composite(size, inner, stride), step)
+        at = composition.places(size, inner, stride)  # (P, A)
+        pairs = spatial[at[:, None, :, None], at[None, :, None, :]]  # (P, P, A, A)
+        (p, a), m, flat = at.shape, len(weight), after.reshape(len(after), -1)
+        gram = (flat.T @ flat).reshape(m, p, m, p).transpose(0, 2, 1, 3).reshape(m * m, p * p)
+        found = (gram @ pairs.reshape(p * p, a * a)).reshape(m, m, a, a).transpose(0, 2, 1, 3)
+        whole = _inverse(found.reshape(m * a, m * a))
         return lambda rows: whole @ rows
 
     def _filtered(self, before: Array, metric: Metric) -> Array:

@@ -49,6 +49,10 @@ class Moments:
         return replace(self, mean_y=mean, yx=yx, yy=np.einsum("jd,jd->j", yx, flat))
 
 
+CHUNK = 1024
+"""Rows that are multiplied at once: merging two sums reads and writes whole matrices."""
+
+
 class Accumulator:
     """Gathers Moments of rows x (n, d) and y (n, J). J may be 0 when only x matters."""
 
@@ -59,16 +63,25 @@ class Accumulator:
         self.mean_x, self.mean_y = np.zeros(columns), np.zeros(outputs)
         self.xx, self.yx, self.yy = np.zeros((columns, columns)), np.zeros((outputs, columns)), np.zeros(outputs)
         self._cubic, self._quartic = np.zeros(columns), 0.0  # sums of |z|^2 z and |z|^4, z = x - mean
+        self._waiting: list[tuple[NDArray[Any], NDArray[Any]]] = []
 
     def add(self, x: NDArray[Any], y: NDArray[Any] | None = None) -> None:
-        """One batch: x (n, d), y (n, J)."""
-        if len(x) == 0:
+        """One batch: x (n, d), y (n, J). Must not be changed afterwards."""
+        self._waiting.append((x, np.zeros((len(x), 0)) if y is None else y))
+        if sum(len(rows) for rows, _ in self._waiting) >= CHUNK:
+            self._take()
+
+    def _take(self) -> None:
+        """The rows that wait into the sums."""
+        waiting, self._waiting = self._waiting, []
+        if not any(len(rows) for rows, _ in waiting):
             return
-        x = x.astype(np.float64)
-        y = np.zeros((len(x), 0)) if y is None else y.astype(np.float64)
+        x, y = (np.concatenate(parts, dtype=np.float64) for parts in zip(*waiting, strict=True))
         batch = object.__new__(Accumulator)
+        batch._waiting = []
         batch.count, batch.mean_x, batch.mean_y = len(x), x.mean(0), y.mean(0)
-        x, y = x - batch.mean_x, y - batch.mean_y
+        x -= batch.mean_x  # both are ours: concatenate has copied
+        y -= batch.mean_y
         batch.xx, batch.yx, batch.yy = x.T @ x, y.T @ x, np.square(y).sum(0)
         squares = np.square(x).sum(1)
         batch._cubic, batch._quartic = squares @ x, float(squares @ squares)
@@ -76,6 +89,8 @@ class Accumulator:
 
     def merge(self, other: Accumulator) -> None:
         """Take in what another accumulator (or process) has gathered."""
+        self._take()
+        other._take()
         total = self.count + other.count
         if other.count == 0:
             return
@@ -102,6 +117,7 @@ class Accumulator:
 
     def finish(self) -> Moments:
         """The moments of everything that was added."""
+        self._take()
         n = self.count
         if n == 0:
             raise ValueError("no rows were added")

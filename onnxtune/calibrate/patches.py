@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 from onnxtune.windows import Window
 
 
-def sample_positions(
-    images: int, size: tuple[int, ...], per_image: int, random: np.random.Generator
+def positions_of(
+    samples: NDArray[np.integer[Any]], size: tuple[int, ...], per_sample: int, seed: int
 ) -> NDArray[np.intp]:
-    """(images, P, rank): distinct output positions for each image; all of them when `per_image` is no fewer.
+    """(samples, P, rank): distinct output positions of each sample, at most all there are.
 
+    They follow from the seed and the sample's number alone, and those for a larger `per_sample` begin with them.
     Border positions are drawn like all others: what zero padding does there is part of the layer.
     """
     total = int(np.prod(size))
-    if per_image >= total:
-        chosen = np.broadcast_to(np.arange(total), (images, total))
-    else:
-        chosen = np.stack([random.choice(total, per_image, replace=False) for _ in range(images)])
+    wanted = min(per_sample, total)
+    chosen = np.stack([np.random.default_rng((seed, int(s))).permutation(total)[:wanted] for s in samples])
     return np.stack(np.unravel_index(chosen, size), axis=-1)
 
 

@@ -83,7 +83,7 @@ class Search:
         self.whole = self.teacher if self.tail is None else self.tail.whole
         self.points: list[Point] = []
         self.faster = 0
-        self._spent = 0
+        self._spent, self._failed = 0, -math.inf
         self._considered: dict[str, Option] = {}
         self._closest: set[str] = set()
         """Identities of levels that no other of their layer beats in time and error."""
@@ -102,9 +102,8 @@ class Search:
     def _climbs(self) -> Iterator[list[Point]]:
         """Sets in the order in which the gate should see them, boldly at first."""
         for _ in range(CLIMBS):
-            least = min((p.gain for p in self.points if p.gate is not None), default=math.inf)
-            fresh = [p for p in self.points if p.gate is None and p.gain < least]
-            found = climb(fresh, len(self._unseen), self._sure, self.budget)
+            fresh = [p for p in self.points if p.gate is None]
+            found = climb(fresh, [self._margin(p) for p in fresh], self._failed)
             if not found:
                 return
             yield found
@@ -112,15 +111,19 @@ class Search:
     def _passed(self, points: Sequence[Point]) -> list[Point]:
         """The first of them, in order, that the gate lets pass, before the first that it does not."""
         passed: list[Point] = []
-        sure = self._sure
+        sure, margins = self._sure, [self._margin(p) for p in points]
         self._spent += 1
-        for point in points:
+        for point, margin in zip(points, margins, strict=True):
             judged = self._gated(point, sure)
             self.points[self.points.index(point)] = judged
             if not self.open(judged):
+                self._failed = max(self._failed, margin)
                 break
             passed.append(judged)
         return passed
+
+    def _margin(self, point: Point) -> float:
+        return point.drop.margin(len(self._unseen), self._sure, self.budget)
 
     @property
     def _sure(self) -> float:
@@ -261,7 +264,7 @@ class Search:
 
     def _promises(self, point: Point) -> bool:
         """Would the gate, with its many samples, find the drop within the budget if it is what it seems?"""
-        return point.drop.foreseen(len(self._unseen), self._sure) <= self.budget
+        return self._margin(point) >= 0
 
     def _point(self, options: Sequence[Option]) -> Point:
         place = {key: n.index for key, n in self.facts.by_key.items()}

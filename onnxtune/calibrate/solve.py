@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
+from numpy.typing import NDArray
 
 from onnxtune.calibrate.covariance import ridge as with_ridge
 from onnxtune.calibrate.forms import Factors, Form, composed
@@ -74,16 +76,22 @@ def fit(
     steps: int = 12,
     tolerance: float = 2e-3,
     seed: int = 0,
+    near: Sequence[NDArray[Any]] | None = None,
 ) -> Fitted:
     """The form with `mid` channels between its stages that does best what weight (O, C, *kernel) and bias do.
 
     `ridge`: None for what Ledoit and Wolf's shrinkage suggests (0.4 at an eighth as many rows as columns, 0.004
     at 24 times as many); rows have their own. Data-free where nothing was seen: then the bias stays as it is.
+    `near`: the stages' weights of a fit to similar data, in place of all other starts.
     Stops after `iterations`, or when PATIENCE in a row each lower the relative error by less than `tolerance` of it.
     """
     problem = _problem(weight, seen, ridge)
     model = model_of(form)
-    start, tried = _start(model, form, problem, mid, seed, steps, tolerance)
+    if near is None:
+        start, tried = _start(model, form, problem, mid, seed, steps, tolerance)
+    else:
+        start = _refit(model, model.balance(tuple(w.astype(np.float64) for w in near)), problem)
+        tried = [start.error]
     point, more = _minimise(model, start, problem, max(0, iterations - len(tried) + 1), steps, tolerance)
     history = tried + more[1:]
     weights = model.balance(point.weights)

@@ -11,11 +11,16 @@ independent ones would err in 27 % of all searches. So sets are looked at in cli
   of the rest for the second, and so on. The chance that a set passes that should not is at most a/2 + a/4 + ... < a
   (Bonferroni), whatever the sets are and however they depend on each other.
 
-A climb starts with the set that promises most: the gain, times the chance that it passes.
+A climb starts with the set that promises most: the gain, times the chance that it passes. That depends on how far the
+samples that chose it were lucky, e, in standard deviations, and on its margin, m: it passes if e < m. All sets were
+chosen by the same samples, so their e is taken for one and the same: where a set of margin f has failed, e > f, and
+
+    chance = (Phi(m) - Phi(f)) / (1 - Phi(f))
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from onnxtune.calibrate.points import Point
@@ -29,11 +34,20 @@ def confidence_of(climb: int, confidence: float) -> float:
     return 1 - (1 - confidence) * 0.5 ** (climb + 1)
 
 
-def climb(points: Sequence[Point], samples: int, sure: float, budget: float) -> list[Point]:
-    """The sets of a climb among these, in order; [] where none has a chance. `samples`, `sure`: the gate's."""
-    chance = {id(p): p.drop.chance(samples, sure, budget) for p in points}
-    start = max(points, key=lambda p: p.gain * chance[id(p)], default=None)
-    if start is None or chance[id(start)] < HOPE:
+def chance(margin: float, failed: float = -math.inf) -> float:
+    """That a set passes, by its margin and the largest of those that have failed."""
+    from scipy.special import ndtr
+
+    left = 1 - float(ndtr(failed))
+    return max(float(ndtr(margin)) - float(ndtr(failed)), 0.0) / left if left else 0.0
+
+
+def climb(points: Sequence[Point], margins: Sequence[float], failed: float = -math.inf) -> list[Point]:
+    """The sets of a climb among these, in order; [] where none has a chance."""
+    chances = [chance(m, failed) for m in margins]
+    promise = [p.gain * c for p, c in zip(points, chances, strict=True)]
+    first = max(range(len(points)), key=lambda i: promise[i], default=None)
+    if first is None or chances[first] < HOPE:
         return []
-    bolder = sorted((p for p in points if p.gain > start.gain and chance[id(p)] >= HOPE), key=lambda p: p.gain)
-    return [start, *bolder[:BOLDER]]
+    bolder = (i for i, p in enumerate(points) if p.gain > points[first].gain and chances[i] >= HOPE)
+    return [points[first], *(points[i] for i in sorted(bolder, key=lambda i: points[i].gain)[:BOLDER])]

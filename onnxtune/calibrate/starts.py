@@ -87,11 +87,11 @@ def _canonical(target: Array, metric: Metric, rank: int, random: np.random.Gener
     o, c = target.shape[:2]
     root_c, root_s = np.linalg.cholesky(metric.channel), np.linalg.cholesky(metric.spatial)
     kernel = target.reshape(o, c, -1)
-    weighted = np.einsum("ock,cd,kl->odl", kernel, root_c, root_s)
+    weighted = root_c.T @ (kernel @ root_s)
     principal = _right_singular(weighted.transpose(0, 2, 1).reshape(-1, c), c, random)
-    rotated = np.einsum("ock,dc->dok", weighted, principal)
+    rotated = np.tensordot(principal, weighted, (1, 1))
     lengths = np.sqrt(np.diag(metric.channel))
-    plain = np.einsum("ock,c,kl->col", kernel, lengths, root_s)
+    plain = lengths[:, None, None] * (kernel @ root_s).transpose(1, 0, 2)
     for matrices, channels in ((rotated, principal), (plain, root_c / lengths[:, None]), (weighted, None)):
         u, sizes, v = np.linalg.svd(matrices, full_matrices=False)
         chosen = np.argsort(-sizes, axis=None, kind="stable")[:rank]

@@ -22,7 +22,7 @@ from onnxtune.calibrate.level import Level
 from onnxtune.costs import macs, total_macs
 from onnxtune.facts import Facts
 from onnxtune.model import Model, tensor_bytes
-from onnxtune.runtime import Session, Target
+from onnxtune.runtime import Target, worker
 
 MOST_BYTES = 2**29
 """What is kept of all samples together."""
@@ -122,7 +122,7 @@ def _captured(
 ) -> dict[str, np.ndarray] | None:
     """The tensors on all samples; None when they are not one row for each."""
     names = [s.name for s in specs]
-    session = Session(exposing(model, names), target)
+    session = worker(exposing(model, names), target)
     sizes = {s.name: tuple(d for d in s.shape if isinstance(d, int)) for s in specs}
     kept = {s.name: np.empty((data.count, *sizes[s.name]), s.dtype) for s in specs}
     done, size = 0, max(1, min(32, BATCH_BYTES // max(row, 1)))

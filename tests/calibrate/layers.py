@@ -6,7 +6,7 @@ import numpy as np
 import scipy.ndimage
 
 from onnxtune.calibrate.moments import Accumulator, Moments
-from onnxtune.calibrate.patches import patches, sample_positions
+from onnxtune.calibrate.patches import patches, positions_of
 from onnxtune.windows import Window
 
 
@@ -35,7 +35,7 @@ def sample(x: np.ndarray, window: Window, seed: int = 0) -> np.ndarray:
         (n + b + e - k) // s + 1
         for n, b, e, k, s in zip(x.shape[2:], window.begin, window.end, window.kernel, window.strides, strict=True)
     )
-    return patches(x, sample_positions(len(x), size, 60, np.random.default_rng(seed)), window)
+    return patches(x, positions_of(np.arange(len(x)), size, 60, seed), window)
 
 
 def moments(x: np.ndarray, y: np.ndarray) -> Moments:

@@ -8,7 +8,7 @@ from convs import run_convs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxtune.calibrate.patches import patches, sample_positions, values
+from onnxtune.calibrate.patches import patches, positions_of, values
 from onnxtune.windows import Window
 
 axis = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.integers(0, 3))
@@ -23,13 +23,12 @@ def test_patches_give_the_convolution(axes: list[tuple[int, ...]], seed: int) ->
     weight = random.standard_normal((5, 2, *kernel))
     window = Window(kernel, strides, dilations, begin, end)
     y = run_convs(x, [(weight, None, window, 1)])
-    at = sample_positions(3, y.shape[2:], 4, random)
+    at = positions_of(np.arange(3), y.shape[2:], 4, seed)
     assert np.allclose(patches(x, at, window) @ weight.reshape(5, -1).T, values(y, at), atol=1e-4)
 
 
 def test_positions_are_distinct_and_cover_borders() -> None:
-    random = np.random.default_rng(0)
-    at = sample_positions(50, (4, 5), 7, random)
+    at = positions_of(np.arange(50), (4, 5), 7, 0)
     assert at.shape == (50, 7, 2)
     assert all(len({tuple(p) for p in image}) == 7 for image in at)
     assert at.reshape(-1, 2).min(0).tolist() == [0, 0]
@@ -38,6 +37,14 @@ def test_positions_are_distinct_and_cover_borders() -> None:
 
 @pytest.mark.parametrize("per_image", [20, 100])
 def test_all_positions(per_image: int) -> None:
-    at = sample_positions(2, (4, 5), per_image, np.random.default_rng(0))
+    at = positions_of(np.arange(2), (4, 5), per_image, 0)
     assert at.shape == (2, 20, 2)
     assert {tuple(p) for p in at[1]} == {(i, j) for i in range(4) for j in range(5)}
+
+
+def test_positions_follow_from_the_sample_alone() -> None:
+    whole, more = positions_of(np.arange(9), (6, 5), 8, 3), positions_of(np.arange(9), (6, 5), 12, 3)
+    assert np.array_equal(positions_of(np.array([7, 2]), (6, 5), 8, 3), whole[[7, 2]])
+    assert np.array_equal(more[:, :8], whole)
+    assert not np.array_equal(positions_of(np.arange(9), (6, 5), 8, 4), whole)
+    assert not np.array_equal(whole[0], whole[1])

@@ -194,3 +194,18 @@ def test_the_preconditioner_is_definite(form: Form, mid: tuple[int, ...]) -> Non
     inner = [sum(np.vdot(p, q) for p, q in zip(u, solve(v), strict=True)) for u, v in ((a, b), (b, a))]
     assert inner[0] == pytest.approx(inner[1], rel=1e-6)
     assert sum(np.vdot(p, q) for p, q in zip(a, solve(a), strict=True)) > 0
+
+
+@every_form
+def test_goes_on_from_a_fit_to_similar_data(form: Form, mid: tuple[int, ...]) -> None:
+    """A few iterations from there do what all of them from afresh do; none of the others' starts is tried."""
+    weight, bias = weights(8, 6, form.window.kernel[0])
+    one, other = (sample(part, form.window) for part in np.split(maps(6, images=120), 2))
+    first, second = (moments(x, x @ weight.reshape(8, -1).T + bias) for x in (one, other))
+    near = [w.astype(np.float32) for w in fit(form, weight, bias, first, mid).factors.weights]
+    again = fit(form, weight, bias, second, mid, iterations=4, near=near)
+    assert again.iterations <= 4
+    assert again.rel_error <= again.history[0] * (1 + 1e-9)
+    assert again.rel_error <= 1.05 * fit(form, weight, bias, second, mid).rel_error
+    still = fit(form, weight, bias, second, mid, iterations=0, near=near)
+    assert still.history == again.history[:1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from onnxtune.accuracy import Drop, normal_quantile
-from onnxtune.calibrate.spending import BOLDER, climb, confidence_of
+from onnxtune.calibrate.spending import BOLDER, chance, climb, confidence_of
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
@@ -44,19 +45,35 @@ def tried(gain: float, estimate: float, samples: int = 400, deviation: float = 0
     return Tried(gain, Drop("top1", "made up", estimate, estimate, 0.9, samples, deviation))
 
 
-def gains(points: list[Any]) -> list[float]:
-    return [p.gain for p in climb(points, 1600, 0.95, 0.01)]
+def gains(points: list[Any], failed: float = -math.inf) -> list[float]:
+    return [p.gain for p in climb(points, [margin(p) for p in points], failed)]
+
+
+def margin(point: Any) -> float:
+    found: float = point.drop.margin(1600, 0.95, 0.01)
+    return found
 
 
 def test_a_climb_starts_where_gain_and_chance_are_best_and_goes_on_to_bolder_sets() -> None:
     careful, good, bold, hopeless = tried(1.0, 0.0), tried(2.0, 0.003), tried(3.0, 0.007), tried(9.0, 0.05)
-    assert good.drop.chance(1600, 0.95, 0.01) > 0.6 > 0.5 > bold.drop.chance(1600, 0.95, 0.01)
+    assert chance(margin(good)) > 0.6 > 0.5 > chance(margin(bold))
     assert gains([hopeless, bold, good, careful]) == [2.0, 3.0]
     assert gains([hopeless, bold]) == [3.0]
     assert gains([hopeless]) == []
     assert gains([]) == []
     many = [tried(1 + 1e-3 * i, 0.0) for i in range(9)]
-    assert len(climb([*many, tried(2.0, 0.009)], 1600, 0.95, 0.01)) <= 1 + BOLDER
+    assert len(gains([*many, tried(2.0, 0.009)])) <= 1 + BOLDER
+
+
+def test_where_a_set_has_failed_those_with_no_more_margin_have_no_chance() -> None:
+    careful, good, alike = tried(1.0, 0.0), tried(2.0, 0.003), tried(2.1, 0.0031)
+    assert gains([careful, good, alike])[0] > 1.0
+    assert gains([careful, alike], margin(good)) == [1.0]
+    assert gains([alike], margin(good)) == []
+    assert gains([alike], margin(alike)) == []
+    assert chance(1.0, 0.9) < chance(1.0, 0.0) < chance(1.0)
+    assert chance(1.0, math.inf) == chance(-1.0, 0.0) == 0
+    assert chance(math.inf, 3.0) == 1
 
 
 def test_a_climb_errs_no_more_than_its_first_look() -> None:
@@ -81,7 +98,7 @@ def test_the_chance_to_pass_is_what_a_simulation_finds() -> None:
             Drop("function", "made up", m / 2, 0.0, 0.9, n, float(np.sqrt(max(m * (1 - m), 1e-4)) / 2))
             for m, n in ((seen, 400), (judged, 1600))
         )
-        told.append(first.chance(1600, 0.95, 0.01))
+        told.append(chance(first.margin(1600, 0.95, 0.01)))
         passed.append(second.foreseen(1600, 0.95) <= 0.01)
     told_, passed_ = np.array(told), np.array(passed)
     for low, high in ((0.0, 0.2), (0.2, 0.5), (0.5, 0.8), (0.8, 1.0)):

@@ -16,7 +16,7 @@ from onnxtune.calibrate.forms import Form, candidates, compose, unfitted
 from onnxtune.calibrate.layer import Layer
 from onnxtune.calibrate.level import Level
 from onnxtune.calibrate.moments import Accumulator
-from onnxtune.calibrate.patches import patches, sample_positions, values
+from onnxtune.calibrate.patches import patches, positions_of, values
 from onnxtune.facts import Facts
 from onnxtune.model import Model
 from onnxtune.proposal import Decline
@@ -51,7 +51,7 @@ def levels_of(rule: str, proto: onnx.ModelProto, **settings: Any) -> tuple[list[
 def evidence_of(layer: Layer, x: NDArray[Any], y: NDArray[Any]) -> Evidence:
     """From a map x and the layer's output y there."""
     assert layer.window is not None
-    positions = sample_positions(len(x), tuple(y.shape[2:]), 60, np.random.default_rng(0))
+    positions = positions_of(np.arange(len(x)), tuple(y.shape[2:]), 60, 0)
     rows, answers = patches(x, positions, layer.window), values(y, positions)
     found = Accumulator(layer.columns, layer.outputs)
     found.add(rows, answers)
