@@ -120,7 +120,8 @@ def optimize(
         force_rules: rules whose rewrites are kept although they are not faster.
         head: form of fully connected layers to insist on: gap, pyramid, maps or low_rank. Where it costs more than
             `max_drop` allows, the report's status is "over budget" and the original comes back, unless
-            `force_rules` names replace_fc_head. auto: whichever form saves most within the budget.
+            `force_rules` names replace_fc_head. auto: whichever form saves most within the budget; if none keeps it
+            and `force_rules` names the rule, the one that costs least.
         objective: latency: time of one inference; size: bytes of weights, as far as nothing gets slower (calibrated
             rewrites only); throughput: time of a batch of 32, where the model leaves the batch open.
         dynamic_size: leave height and width of the result's images open, where it is fit for any size (a note says
@@ -184,6 +185,7 @@ def optimize(
         if calibration_data is None:
             raise UsageError(f"--head {head}: needs --calibration-data, to refit the layers and to judge them")
         settings = {**(settings or {}), HEAD_RULE: {**(settings or {}).get(HEAD_RULE, {}), "form": head}}
+    insisted = head != "auto" or (calibration_data is not None and HEAD_RULE in force_rules)
     _check_settings(available, settings or {})
     target = resolve(providers, provider_options, threads)
     options = Options(
@@ -198,7 +200,7 @@ def optimize(
         settings=dict(settings or {}),
         force=tuple(force_rules),
         objective=objective,
-        insist=() if head == "auto" else (HEAD_RULE,),
+        insist=(HEAD_RULE,) if insisted else (),
     )
     store = Cache(None if cache is False or not measure else cache_path() if cache is True else Path(cache))
     for i, feeds in enumerate(inputs):

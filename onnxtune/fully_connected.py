@@ -46,6 +46,56 @@ class FullyConnected:
     unpoolable: str = ""
 
 
+@dataclass(frozen=True)
+class Classifier:
+    """Two or more fully connected layers, the first of them on a map: `nodes` make y (N, `outputs`) of the map and
+    nothing else that is seen outside. `second` is the key of a node between them, `weights` how many they have."""
+
+    nodes: frozenset[str]
+    y: str
+    outputs: int
+    second: str
+    weights: int
+
+
+def classifier(facts: Facts, first: FullyConnected) -> Classifier | None:
+    """All layers from `first` to the last in a row where every result has one reader; None when there is one only."""
+    if first.size is None or first.conv or first.unpoolable:
+        return None
+    keys, y, weights, second = set(first.nodes), first.y, first.weight.size, ""
+    found, product = None, False
+    while (node := _only_reader(facts, y)) is not None:
+        keys.add(node.key)
+        y, second = node.outputs[0], second or node.key
+        layer = node.is_op("Gemm", "MatMul")
+        weight = facts.size(node.input(1)) if layer else None
+        weights += math.prod(weight) if weight else 0
+        shape = facts.size(y)
+        if (layer or (product and node.is_op("Add"))) and shape is not None and len(shape) == 2:
+            found = Classifier(frozenset(keys), y, shape[1], second, weights)
+        product = node.is_op("MatMul")
+    return found
+
+
+def _only_reader(facts: Facts, tensor: str) -> Node | None:
+    """The node that alone reads the tensor, if it treats each row on its own and has one result."""
+    readers = facts.consumers(tensor)
+    if len(readers) != 1 or facts.is_output(tensor):
+        return None
+    node = readers[0]
+    live = [i for i in node.inputs if i and not facts.is_constant(i)]
+    if not node.is_op(*ROWWISE) or live != [tensor] or (node.input(0) != tensor and node.is_op("Gemm", "MatMul")):
+        return None
+    if (
+        (node.is_op("Dropout") and _trains(facts, node))
+        or node.attribute("training_mode", 0)
+        or node.attribute("transA", 0)
+    ):
+        return None
+    more = (o for o in node.outputs[1:] if o)
+    return None if any(facts.consumers(o) or facts.is_output(o) for o in more) else node
+
+
 def fully_connected(facts: Facts, node: Node) -> FullyConnected | No | None:
     """The layer that a Gemm, MatMul or Conv is the heart of; None when it is none, a No when that is unclear."""
     if node.is_op("Conv"):
@@ -87,19 +137,22 @@ def _on_map(
         if facts.why_not_private(tensor, keys) is None:
             keys.add(node.key)
             continue
-        if reason := _seen_by_others(facts, tensor):
+        if reason := _seen_by_others(facts, tensor, keys):
             unpoolable = reason
         break
     y = nodes[-1].outputs[0]
     return FullyConnected(nodes[0].key, frozenset(keys), flat.x, y, weight, bias, size, unpoolable=unpoolable)
 
 
-def _seen_by_others(facts: Facts, features: str) -> str:
-    """Why flattened features are more than the input of fully connected layers; "" when they are not."""
+def _seen_by_others(facts: Facts, features: str, known: set[str]) -> str:
+    """Why flattened features are more than the input of fully connected layers, of which `known` are some nodes; ""
+    when they are not."""
     if facts.is_output(features):
         return f"the features '{features}' are a graph output"
     for reader in facts.consumers(features):
-        other = reader.is_op(*SAME) and not _seen_by_others(facts, reader.outputs[0])
+        if reader.key in known:
+            continue
+        other = reader.is_op(*SAME) and not _seen_by_others(facts, reader.outputs[0], known)
         if not (other or reader.is_op("Gemm", "MatMul", "Shape")):
             return f"the features '{features}' are read by a {reader.op_type} too"
     return ""

@@ -34,7 +34,10 @@ class SpatialMean:
 
 @dataclass(frozen=True)
 class FlatMap:
-    """x (N, C, H, W) as a matrix (N, C * H * W), or (N, H * W * C) when `channels_last`."""
+    """x (N, C, H, W) as a matrix (N, C * H * W), or (N, H * W * C) when `channels_last`.
+
+    Of what comes between the `nodes` only a Shape may see something, too.
+    """
 
     nodes: tuple[Node, ...]
     x: str
@@ -146,7 +149,9 @@ def flat_map(facts: Facts, node: Node) -> FlatMap | No | None:
         return None
     turn = facts.producer(x)
     if turn is not None and turn.is_op("Transpose") and turn.attribute("perm") == [0, 2, 3, 1]:
-        if reason := facts.why_not_private(x, {node.key}):
+        # Exporters read the batch size where the map is turned already; what is flattened is the same.
+        sizes = {reader.key for reader in facts.consumers(x) if reader.is_op("Shape")}
+        if reason := facts.why_not_private(x, {node.key, *sizes}):
             return No(reason)
         nodes, x, last = (turn, node), turn.input(0), True
         shape = (shape[0], shape[3], shape[1], shape[2])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
@@ -14,6 +15,7 @@ from onnxtune import optimize
 from onnxtune.cli import cli
 from onnxtune.errors import GateError, UsageError
 from onnxtune.testing import model_of
+from onnxtune.tune.options import Options
 
 
 @pytest.fixture
@@ -47,13 +49,34 @@ def test_over_budget_nothing_is_written_unless_forced(files: tuple[Path, Path]) 
     assert "--force-rules replace_fc_head" in str(refused.exception)
     assert not written.exists()
     reports = ["--json", str(written.with_suffix(".json")), "--html", str(written.with_suffix(".html"))]
-    forced = CliRunner().invoke(cli, arguments(files, "--force-rules", "replace_fc_head", *reports))
+    forced = CliRunner().invoke(cli, arguments(files, "--force-rules", "replace_fc_head", "--dynamic-size", *reports))
     assert forced.exit_code == 0, forced.output
     assert "GlobalAveragePool" in {n.op_type for n in onnx.load(written).graph.node}
     assert "Loss of agreement" in forced.output
+    session = ort.InferenceSession(written, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["N", 3, "height", "width"]
+    assert session.run(None, {"x": np.zeros((2, 3, 13, 22), np.float32)})[0].shape == (2, 10)
     report = json.loads(written.with_suffix(".json").read_text())
     assert [o["reason"] for o in report["outcomes"] if o["kind"] == "kept"] == ["forced"]
     assert 'class="bad"' in written.with_suffix(".html").read_text(), "the loss in red"
+
+
+@pytest.mark.slow
+def test_throughput_is_that_of_a_batch(files: tuple[Path, Path]) -> None:
+    model, data = files
+    result = optimize(
+        model,
+        only=["replace_fc_head"],
+        calibration_data=data,
+        max_drop="99%",
+        objective="throughput",
+        providers="cpu",
+        threads=1,
+        cache=False,
+    )
+    assert "measured at batch 32" in result.report.notes
+    points = (result.report.calibration or {})["points"]
+    assert points, "at a batch, too, smaller forms are faster on their region"
 
 
 @pytest.mark.slow
@@ -73,6 +96,27 @@ def test_size_is_saved_where_it_costs_no_time(files: tuple[Path, Path]) -> None:
     assert result.report.status in ("smaller", "faster")
     assert result.report.after.weight_bytes < 0.2 * result.report.before.weight_bytes
     assert result.report.after.peak_bytes < result.report.before.peak_bytes
+
+
+@pytest.mark.parametrize(
+    ("head", "force", "insist"),
+    [("auto", [], False), ("gap", [], True), ("auto", ["replace_fc_head"], True), ("auto", ["pad_channels"], False)],
+)
+def test_forcing_the_rule_insists_on_it(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, head: str, force: list[str], insist: bool
+) -> None:
+    seen: list[Options] = []
+
+    def tune(model: object, rules: object, target: object, options: Options, **rest: object) -> None:
+        seen.append(options)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("onnxtune.api.tune", tune)
+    for data in (files[1], None):
+        if data is not None or head == "auto":
+            with pytest.raises(UsageError, match="enough"):
+                optimize(files[0], head=head, force_rules=force, calibration_data=data)
+    assert [bool(o.insist) for o in seen] == [insist, False][: len(seen)]
 
 
 def test_a_form_needs_data(files: tuple[Path, Path]) -> None:

@@ -13,7 +13,7 @@ The numerical core (arrays in, frozen values out; no graph, no runtime):
 
 moments      what the data say about a layer: means and covariances, mergeable; samples of rows
 patches      the rows that a convolution multiplies its weights with
-covariance   estimates of a covariance from few rows
+covariance   estimates of a covariance from few rows; priors: what those of heads are shrunk to
 composition  two convolutions in a row as one kernel
 forms        factorised forms of a convolution: windows, shapes, costs
 solve        the fit of such a form to a layer; starts, models: where it begins, what it moves in

@@ -91,7 +91,7 @@ def gather(
     Only the batch at hand is in memory. Positions of patches are drawn with the seed and the sample's number, the same
     in both models. `answers`: what the teacher has said so far; where it has said all, it is not asked again.
     """
-    unrun = layer.wide and layer.window is None  # its weights are held already
+    unrun = layer.wide and layer.window is None and layer.linear  # its weights are held already
     answer = layer.x if unrun else layer.y
     found = None if layer.wide else Accumulator(layer.columns, layer.outputs)
     kept = Reservoir(most_rows(layer, len(indices)), seed)
@@ -102,7 +102,7 @@ def gather(
     together = student is teacher and known is None
     look = _view(student, [layer.x, answer] if together else [layer.x], target)
     ask = None if together or known is not None else _view(teacher, [answer], target)
-    weight = layer.values()
+    weight = layer.values() if unrun else None
     done, size, out_size = 0, 1, () if known is None else known.size
     while done < len(indices):
         for chosen, feeds, count in data.batches(indices[done : done + size], size):
@@ -118,7 +118,7 @@ def gather(
                 said = known.of(chosen, per_image)
             else:
                 said = y.reshape(len(y), -1) if at is None else values(y, at)
-                if unrun:
+                if weight is not None:
                     said = said.astype(np.float32) @ weight.T + layer.bias
                 elif answers is not None:
                     answers.keep(asked, chosen, said, out_size)

@@ -46,6 +46,11 @@ class HeadForm:
     maps: int = 0
     grids: tuple[Pair, ...] = ()
 
+    @property
+    def kind(self) -> str:
+        """Forms of one kind are fitted alike."""
+        return "low rank" if self.rank else "pooled"
+
     def cells(self) -> int:
         """Pooled features per channel."""
         return self.maps or sum(math.prod(g) for g in self.grids)

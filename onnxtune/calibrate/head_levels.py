@@ -16,11 +16,13 @@ from onnxtune.calibrate.head_forms import FAMILIES, HeadForm, forms, grid_maps, 
 from onnxtune.calibrate.heads import Head
 from onnxtune.calibrate.layer import WIDE, Layer, rectified
 from onnxtune.calibrate.level import Fitted, Level
-from onnxtune.calibrate.wide_heads import Sample, Weights
+from onnxtune.calibrate.priors import Diagonal, Isotropic, Prior, Separable
+from onnxtune.calibrate.wide_heads import Sample
 from onnxtune.errors import RuleError
 from onnxtune.facts import Facts, Node
 from onnxtune.fragment import Builder
-from onnxtune.fully_connected import FullyConnected, fully_connected
+from onnxtune.fully_connected import Classifier, FullyConnected, classifier, fully_connected
+from onnxtune.heads import gemm, global_mean
 from onnxtune.later import Later
 from onnxtune.model import tensor_bytes
 from onnxtune.proposal import Decline, Proposal
@@ -52,6 +54,9 @@ def head_levels(facts: Facts, settings: Mapping[str, Any], rule: str) -> Iterato
                 found = replace(found, weight=_shape_of(found.weight))
             for form in offered:
                 yield _level(facts, rule, fits, found, form)
+            whole = classifier(facts, found) if settings["form"] == "gap" else None
+            if whole is not None and any(f.family == "gap" for f in offered):
+                yield _collapsed(facts, rule, found, whole)
 
 
 def _layer(facts: Facts, node: Node, found: FullyConnected) -> Layer:
@@ -94,8 +99,34 @@ def _level(facts: Facts, rule: str, fits: Fits, found: FullyConnected, form: Hea
 
     random = build(unfitted(form, found))
     random = replace(random, fragment=put_off(random.fragment))
-    kind = "low rank" if form.rank else "pooled"
-    return Level(rule, fits.layer, title, random, fit, settings, parameters, j * d, kind=kind)
+    return Level(rule, fits.layer, title, random, fit, settings, parameters, j * d, kind=form.kind)
+
+
+def _collapsed(facts: Facts, rule: str, first: FullyConnected, whole: Classifier) -> Level:
+    """All layers as one on the mean of the map: the most radical form, hardly ever the best one (activations are lost),
+    so it is there for those who insist on pooling only."""
+    assert first.size is not None, "pooling needs a map"
+    (c, h, w), dtype = first.size, first.weight.dtype
+    blank = _shape_of(np.empty((whole.outputs, c * h * w), dtype))
+    layer = Layer(whole.second, first.x, whole.y, blank, np.zeros(whole.outputs), dtype, linear=False)
+    parameters = whole.outputs * c
+    title = f"fully connected layers from {c}x{h}x{w} to {whole.outputs} by global average pooling and one layer"
+    settings = {"form": "gap", "size": "one layer"}
+    details = {"parameters_before": whole.weights, "parameters_after": parameters}
+
+    def build(weight: NDArray[Any], bias: NDArray[Any]) -> Proposal:
+        new = Builder(f"{whole.y}/{rule}", facts.names, facts.opset)
+        y = gemm(new, global_mean(facts, new, first.x, flat=True), weight.astype(dtype), bias.astype(dtype))
+        fragment = new.finish({whole.y: y})
+        return Proposal(rule, title, whole.nodes, fragment, "calibrated", settings=settings, details=details)
+
+    def fit(evidence: Evidence, rough: bool) -> Fitted:  # noqa: ARG001  (there is one answer only)
+        means = evidence.x.reshape(len(evidence.x), c, -1).mean(2, dtype=np.float64)
+        weight, bias, error = heads.one_layer(means, evidence.y)
+        return Fitted(build(weight, bias), error)
+
+    random = build(np.full((whole.outputs, c), 1 / c), np.zeros(whole.outputs))
+    return Level(rule, layer, title, random, fit, settings, parameters, whole.weights, kind="one layer")
 
 
 class Fits:
@@ -104,18 +135,15 @@ class Fits:
 
     def __init__(self, layer: Layer, size: tuple[int, int, int] | None, largest: int) -> None:
         self.layer, self.size, self.largest = layer, size, largest
-        self._weights = Weights(layer.values) if layer.wide else None
-        self._samples: WeakKeyDictionary[Evidence, Sample] = WeakKeyDictionary()
+        self._samples: WeakKeyDictionary[Evidence, dict[str, Sample]] = WeakKeyDictionary()
 
     def head(self, form: HeadForm, evidence: Evidence, *, further: bool = False) -> Head:
         """The form's weights from what was seen of the layer; `further`: other forms will be asked for too."""
-        if self._weights is not None:
-            if evidence not in self._samples:
-                self._samples[evidence] = Sample.of(self._weights, evidence.x, evidence.y, evidence.seed)
-            return self._wide(form, self._samples[evidence], self.largest if further else form.rank)
+        if self.layer.wide:
+            return self._wide(form, self._sample(form, evidence), self.largest if further else form.rank)
         weight, bias, moments = self.layer.weight, self.layer.bias, evidence.moments
         if form.rank:
-            return heads.low_rank(weight, bias, moments, form.rank)
+            return heads.low_rank(weight, bias, moments, form.rank, self._channels)
         c, h, w = self._map
         if form.maps:
             return heads.learned_maps(weight, bias, moments, c, form.maps)
@@ -129,6 +157,21 @@ class Fits:
         if form.maps:
             return wide_heads.learned_maps(sample, c, form.maps)
         return wide_heads.pooled(sample, grid_maps((h, w), form.grids))
+
+    def _sample(self, form: HeadForm, evidence: Evidence) -> Sample:
+        """What the evidence says, by the prior that suits the form."""
+        known = self._samples.setdefault(evidence, {})
+        if form.kind not in known:
+            make = self._prior if form.rank else Isotropic.of
+            known[form.kind] = Sample.of(self.layer.values, evidence.x, evidence.y, make, evidence.seed)
+        return known[form.kind]
+
+    def _prior(self, rows: NDArray[Any]) -> Prior:
+        return Diagonal.of(rows) if self._channels is None else Separable.of(rows, self._channels)
+
+    @property
+    def _channels(self) -> int | None:
+        return None if self.size is None else self.size[0]
 
     @property
     def _map(self) -> tuple[int, int, int]:

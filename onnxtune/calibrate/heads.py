@@ -5,9 +5,11 @@
     maps        P the same R spatial maps for every channel: x (C, S) -> x B^T (C, R), B (R, S);
                 W' and B are each linear given the other, fitted by turns
 
-W* = W + (C_yx - W C)(C)^-1 is W itself where y is the layer's own output. C is shrunk towards a multiple of
-the identity (Ledoit and Wolf): a head is fitted to one row per image, often fewer than it has columns. No
-label or logit is regressed, so there is no noise but that of C.
+    one layer   y = W' z + b' by least squares, where y is more than a layer of x
+
+W* = W + (C_yx - W C)(C)^-1 is W itself where y is the layer's own output. C is shrunk (priors.py): a head is
+fitted to one row per image, often fewer than it has columns. But for the last form nothing is regressed, so there is
+no noise but that of C.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import scipy.linalg
 
 from onnxtune.calibrate.covariance import Kronecker, ridge, shrunk
 from onnxtune.calibrate.moments import Array, Moments
+from onnxtune.calibrate.priors import estimate
 from onnxtune.calibrate.solve import solve_right
 
 
@@ -34,9 +37,15 @@ class Head:
     rel_error: float
 
 
-def low_rank(weight: Array, bias: Array | None, moments: Moments | None, rank: int) -> Head:
-    """The product of (J, rank) and (rank, d). Without data: the truncated singular value decomposition."""
-    target, covariance, mean_x, mean_y = _layer(weight, bias, moments)
+def low_rank(
+    weight: Array, bias: Array | None, moments: Moments | None, rank: int, channels: int | None = None
+) -> Head:
+    """The product of (J, rank) and (rank, d). Without data: the truncated singular value decomposition.
+
+    `channels` of the maps that x is made of, None for rows of features: see priors.py.
+    """
+    covariance = None if moments is None else estimate(moments, channels)
+    target, mean_x, mean_y = _layer(weight, bias, moments, covariance)
     through = target if covariance is None else target @ covariance
     gram = through @ target.T
     values, vectors = scipy.linalg.eigh((gram + gram.T) / 2)
@@ -48,7 +57,8 @@ def low_rank(weight: Array, bias: Array | None, moments: Moments | None, rank: i
 
 def pooled(weight: Array, bias: Array | None, moments: Moments | None, pooling: Array) -> Head:
     """The best layer on pooled features `pooling` x, pooling (z, d)."""
-    target, covariance, mean_x, mean_y = _layer(weight, bias, moments)
+    covariance = None if moments is None else shrunk(moments)
+    target, mean_x, mean_y = _layer(weight, bias, moments, covariance)
     through = pooling if covariance is None else pooling @ covariance
     outer = solve_right(through @ pooling.T, target @ through.T)
     error = _lost(target - outer @ pooling, target, covariance)
@@ -73,8 +83,8 @@ def learned_maps(
     weight: Array, bias: Array | None, moments: Moments, channels: int, number: int, iterations: int = 10
 ) -> Head:
     """`number` maps shared by all channels, and the layer on what they give, fitted by turns."""
-    target, covariance, mean_x, mean_y = _layer(weight, bias, moments)
-    assert covariance is not None
+    covariance = shrunk(moments)
+    target, mean_x, mean_y = _layer(weight, bias, moments, covariance)
     j, s = len(target), target.shape[1] // channels
     blocks = covariance.reshape(channels, s, channels, s)
     channel = np.einsum("csds->cd", blocks) / s
@@ -103,17 +113,44 @@ def learned_maps(
     return Head(maps, outer, mean_y - outer @ pooled_mean, error)
 
 
-def _layer(weight: Array, bias: Array | None, moments: Moments | None) -> tuple[Array, Array | None, Array, Array]:
-    """W*, the covariance of x (None: identity), and the means of x and y that the new layer must map."""
-    old = np.zeros(len(weight)) if bias is None else bias
-    if moments is None:
-        return weight, None, np.zeros(weight.shape[1]), old
-    covariance = shrunk(moments)
+def one_layer(z: Array, y: Array) -> tuple[Array, Array, float]:
+    """W' (J, C) and b' (J,) for rows z (n, C), y (n, J), n > 1: ridge regression, and its error on rows left out.
+
+    The ridge is that of the least error of leaving out one row, e_i / (1 - H_ii) in closed form. Directions in which
+    the centred, standardised rows do not vary are dropped first: where there are as many columns as rows, one of them
+    would make H_ii 1.
+    """
+    z, y = z.astype(np.float64), y.astype(np.float64)
+    n, mean_z, mean_y = len(z), z.mean(0), y.mean(0)
+    scale = z.std(0)
+    scale[scale <= 1e-12 * max(float(scale.max()), 1e-300)] = np.inf  # a constant column says nothing
+    u, s, vt = np.linalg.svd((z - mean_z) / scale, full_matrices=False)
+    keep = s > 1e-9 * max(float(s[0]), 1e-300)
+    u, s, vt = u[:, keep], s[keep], vt[keep]
+    seen = u.T @ (y - mean_y)
+    best = (np.square(y - mean_y).sum() * (n / (n - 1)) ** 2, np.inf)  # the mean alone
+    for ridge_ in n * np.logspace(-8, 3, 34):
+        kept = s**2 / (s**2 + ridge_)
+        spare = 1 - np.square(u) @ kept - 1 / n
+        if spare.min() > 1e-9:
+            left = (y - mean_y - u @ (kept[:, None] * seen)) / spare[:, None]
+            best = min(best, (float(np.square(left).sum()), float(ridge_)))
+    error, ridge_ = best
+    weight = ((vt.T * (s / (s**2 + ridge_))) @ seen).T / scale
+    return weight, mean_y - weight @ mean_z, _root(float(error), float(np.square(y - mean_y).sum()))
+
+
+def _layer(
+    weight: Array, bias: Array | None, moments: Moments | None, covariance: Array | None
+) -> tuple[Array, Array, Array]:
+    """W*, and the means of x and y that the new layer must map; `covariance` of x, None for the identity."""
+    if moments is None or covariance is None:
+        return weight, np.zeros(weight.shape[1]), np.zeros(len(weight)) if bias is None else bias
     wrong = moments.yx - weight @ moments.xx
     if np.abs(wrong).max() <= 1e-9 * np.abs(moments.yx).max():
-        return weight, covariance, moments.mean_x, moments.mean_y
+        return weight, moments.mean_x, moments.mean_y
     target = weight + scipy.linalg.solve(covariance, wrong.T, assume_a="pos").T
-    return target, covariance, moments.mean_x, moments.mean_y
+    return target, moments.mean_x, moments.mean_y
 
 
 def _lost(less: Array, target: Array, covariance: Array | None) -> float:

@@ -27,7 +27,8 @@ class Layer:
 
     With a `window`, x is a map (N, C, *map), its rows are the patches under the window in the order of
     Conv's weights, and `kernel` is (J, C, *kernel). Without one, x is a matrix (N, d), or a map that is
-    flattened to one. `x` and `y` are tensors of the graph that the layer was read from; y is the
+    flattened to one; where y is more than W x + b of it, the layer is not `linear`, and weight and bias have no meaning
+    but the shapes of rows and answers. `x` and `y` are tensors of the graph that the layer was read from; y is the
     pre-activation, and `rectified` says that Relu is all that reads it.
     """
 
@@ -40,6 +41,7 @@ class Layer:
     window: Window | None = None
     rectified: bool = False
     stored: Later | None = None
+    linear: bool = True
 
     def values(self) -> NDArray[np.floating[Any]]:
         """The weight (J, d). Hold it no longer than needed."""

@@ -39,6 +39,7 @@ from onnxtune.choose import choose
 from onnxtune.costs import total_macs
 from onnxtune.facts import Facts
 from onnxtune.model import tensor_bytes
+from onnxtune.proposal import overlap
 from onnxtune.runtime import Target
 
 Notify = Callable[[str, int, int], None]
@@ -164,15 +165,17 @@ class Search:
         return LEAST_GAIN * (self.latency if timed.freed is None else self.costs(self.facts)[1])
 
     def insisted(self, timed: Sequence[Timed]) -> Point | None:
-        """What levels that the user insists on really cost: of each layer the least harmful, before the gate."""
-        best: dict[str, Option] = {}
-        for option in self._options(timed):
-            key = option.timed.level.layer.key
-            if key not in best or option.harm < best[key].harm:
-                best[key] = option
+        """What levels that the user insists on really cost: of each layer the least harmful, before the gate. Of two
+        that are in each other's way, too."""
+        best: list[Option] = []
+        for option in sorted(self._options(timed), key=lambda o: o.harm):
+            level = option.timed.level
+            taken = (o.timed.level for o in best)
+            if not any(t.layer.key == level.layer.key or overlap(t.unfitted, level.unfitted) for t in taken):
+                best.append(option)
         if not best:
             return None
-        point = self._gated(self._point(list(best.values())), self._sure)
+        point = self._gated(self._point(best), self._sure)
         self._spent += 1
         self.points = [*(p for p in self.points if p.identity != point.identity), point]
         return point

@@ -1,12 +1,13 @@
 """heads.py for layers too wide for a covariance of their input: all from a sample of rows, nothing is (d, d).
 
-With X (n, d) the centred rows, G = X X^T and Ledoit and Wolf's C = (1 - a) X^T X / n + a m I,
+With X (n, d) the centred rows, the estimate C = a C0 + (1 - a) X^T X / n of priors.py, C0 = L L^T, and V = W L,
+Z = X L^-T, G = Z Z^T, the same things for rows of covariance I:
 
-    W* = W + D X,   D = E^T (a m I + (1 - a) G / n)^-1 / n,   E (n, J): what W x + b lacks to the teacher's y
-    W* C W*^T = (1 - a) / n S^T S + a m W* W*^T,              S = X W*^T = X W^T + G D^T
-    W* C P^T  = (1 - a) / n S^T (X P^T) + a m W* P^T,         P C P^T likewise
+    W* L = V + D Z,   D = E^T (a I + (1 - a) G / n)^-1 / n,   E (n, J): what W x + b lacks to the teacher's y
+    W* C W*^T = (1 - a) / n S^T S + a W* C0 W*^T,             S = X W*^T = X W^T + G D^T
+    W* C P^T  = (1 - a) / n S^T (X P^T) + a W* C0 P^T,        P C P^T likewise
 
-so W (J, d) stays as it is stored, in single precision, and everything else is (n, J), (J, J) or (z, z) in double.
+so V (J, d) is held in single precision, and everything else is (n, J), (J, J) or (z, z) in double.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from onnxtune.calibrate.heads import Head
 from onnxtune.calibrate.moments import Array
+from onnxtune.calibrate.priors import Isotropic, Prior, Separable, shrinkage
 from onnxtune.calibrate.solve import solve_right
 
 BLOCK = 512
@@ -31,41 +33,25 @@ DENSE = 1024
 ITERATIONS, MORE = 4, 16
 
 
-class Weights:
-    """W (J, d), which `source` gives as float32 whenever it is wanted, and what of it does not depend on any data."""
-
-    def __init__(self, source: Callable[[], NDArray[Any]]) -> None:
-        self.source = source
-        self._gram: NDArray[np.float32] | None = None
-
-    def gram(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """W W^T. `values`: W, to be held no longer than a sample of rows is."""
-        if self._gram is None:
-            j = len(values)
-            found = np.empty((j, j), np.float32)
-            for i in range(0, j, BLOCK):
-                found[i : i + BLOCK, i:] = values[i : i + BLOCK] @ values[i:].T
-                found[i:, i : i + BLOCK] = found[i : i + BLOCK, i:].T
-            self._gram = found
-        return self._gram
-
-
 @dataclass(frozen=True, eq=False)
 class Sample:
     """What rows x (n, d) and the teacher's answers y (n, J) say of a layer W x + b; see the module's docstring."""
 
-    weights: Weights
-    values: NDArray[np.float32]
-    """W"""
+    weights: Callable[[], NDArray[Any]]
+    """W (J, d), made when it is wanted"""
+    prior: Prior
+    scaled: NDArray[np.float32]
+    """V"""
     x: NDArray[np.float32]
-    """centred"""
+    """X, centred"""
+    white: NDArray[np.float32]
+    """Z"""
     mean_x: Array
     mean_y: Array
     gram: Array
+    """G"""
     shrink: float
     """a"""
-    variance: float
-    """m"""
     plain: Array
     """X W^T"""
     correction: Array
@@ -74,28 +60,32 @@ class Sample:
     """S (n, J)"""
     seed: int
     _found: list[tuple[Array, Array, NDArray[np.float32]]] = field(default_factory=list)
-    _separable: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+    _spatial: dict[int, tuple[Array, Array]] = field(default_factory=dict)
 
     @staticmethod
-    def of(weights: Weights, x: NDArray[Any], y: NDArray[Any], seed: int = 0) -> Sample:
-        values = weights.source()
-        n, d = x.shape
+    def of(
+        weights: Callable[[], NDArray[Any]],
+        x: NDArray[Any],
+        y: NDArray[Any],
+        prior_of: Callable[[NDArray[Any]], Prior],
+        seed: int = 0,
+    ) -> Sample:
+        """`prior_of`: from centred rows."""
+        n = len(x)
         mean_x, mean_y = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
         centred = x.astype(np.float32) - mean_x.astype(np.float32)
-        gram = (centred @ centred.T).astype(np.float64)
-        lengths = np.diag(gram)
-        variance = max(float(lengths.sum()) / (n * d), float(np.finfo(np.float32).tiny))
-        square = float(np.square(gram).sum()) / n**2
-        distance = square - d * variance**2
-        noise = max(0.0, (float(np.square(lengths).mean()) - square) / n)
-        shrink = 1.0 if distance <= 0 else max(min(distance, noise) / distance, 1e-6)
+        prior = prior_of(centred)
+        shrink = shrinkage(centred, (centred @ centred.T).astype(np.float64), prior)
+        values = weights()
         plain = (centred @ values.T).astype(np.float64)
+        scaled, white = prior.through(values), prior.white(centred)
+        gram = (white @ white.T).astype(np.float64)
         inverse = gram * ((1 - shrink) / n)
-        inverse.flat[:: n + 1] += shrink * variance
+        inverse.flat[:: n + 1] += shrink
         correction = scipy.linalg.solve(inverse, y - mean_y - plain, assume_a="pos").T / n
         through = plain + gram @ correction.T
         return Sample(
-            weights, values, centred, mean_x, mean_y, gram, shrink, variance, plain, correction, through, seed
+            weights, prior, scaled, centred, white, mean_x, mean_y, gram, shrink, plain, correction, through, seed
         )
 
     @property
@@ -106,21 +96,31 @@ class Sample:
     def energy(self) -> float:
         """E|W* (x - mean)|^2"""
         crossed = 2 * float(np.vdot(self.correction.T, self.plain))
-        own = float(sum(np.square(row, dtype=np.float64).sum() for row in self.values))
+        own = float(sum(np.square(row, dtype=np.float64).sum() for row in self.scaled))
         own += crossed + float(np.vdot(self.correction @ self.gram, self.correction))
         return float(self.mixed(np.square(self.through).sum(), own))
+
+    @cached_property
+    def _square(self) -> NDArray[np.float32]:
+        """V V^T = W C0 W^T"""
+        j = len(self.scaled)
+        found = np.empty((j, j), np.float32)
+        for i in range(0, j, BLOCK):
+            found[i : i + BLOCK, i:] = self.scaled[i : i + BLOCK] @ self.scaled[i:].T
+            found[i:, i : i + BLOCK] = found[i : i + BLOCK, i:].T
+        return found
 
     def outputs(self, columns: NDArray[Any]) -> NDArray[Any]:
         """W* C W*^T times columns (J, k)."""
         seen = self.through.T @ (self.through @ columns)
-        own = self.weights.gram(self.values) @ columns + self.correction @ (self.plain @ columns)
+        own = self._square @ columns + self.correction @ (self.plain @ columns)
         own += self.plain.T @ (self.correction.T @ columns)
         own += self.correction @ (self.gram @ (self.correction.T @ columns))
         return np.asarray(self.mixed(seen, own))
 
     def mixed(self, seen: Any, prior: Any) -> Any:
-        """A second moment: its sum over the sample, shrunk to what it is for C = m I."""
-        return (1 - self.shrink) / self.count * seen + self.shrink * self.variance * prior
+        """A second moment: its sum over the sample, shrunk to what it is for C0."""
+        return (1 - self.shrink) / self.count * seen + self.shrink * prior
 
     def leading(self, rank: int, largest: int) -> tuple[Array, Array, NDArray[np.float32]]:
         """The leading eigenvectors Q (J, rank) of W* C W*^T, their eigenvalues, and Q^T W* (rank, d).
@@ -129,32 +129,27 @@ class Sample:
         """
         if not self._found or self._found[0][0].shape[1] < rank:
             self._found.clear()
-            values, q = _leading(self.outputs, len(self.values), max(rank, largest), self.seed)
-            inner = q.T.astype(np.float32) @ self.values
-            inner += (q.T @ self.correction).astype(np.float32) @ self.x
+            values, q = _leading(self.outputs, len(self.scaled), max(rank, largest), self.seed)
+            inner = q.T.astype(np.float32) @ self.weights()
+            inner += (q.T @ self.correction).astype(np.float32) @ self.prior.back(self.white)
             self._found.append((q, values, inner))
         q, values, inner = self._found[0]
         return q[:, :rank], values[:rank], inner[:rank]
 
     def spatial(self, channels: int) -> tuple[Array, Array]:
-        """L and the eigenvectors of L^T (sum_j W_j^T A W_j) L, the leading ones first, where the covariance of maps
-        (C, S) is taken for A (x) L L^T."""
-        if channels not in self._separable:
-            maps = self.x.reshape(self.count, channels, -1)
-            s = maps.shape[2]
-            channel, spatial = np.zeros((channels, channels)), np.zeros((s, s))
-            for image in maps:
-                channel += image @ image.T / s
-                spatial += image.T @ image / channels
-            root = np.linalg.cholesky(self.mixed(spatial, np.eye(s)))
-            mixing = self.mixed(channel, np.eye(channels)).astype(np.float32)
+        """K and the eigenvectors of K^T (sum_j W_j^T A W_j) K, the leading ones first, where the covariance of maps
+        (C, S) is taken for A (x) K K^T."""
+        if channels not in self._spatial:
+            prior = Separable.of(self.x, channels)
+            mixing, root = (prior.channel @ prior.channel.T).astype(np.float32), prior.spatial
+            s = len(root)
             total: Array = np.zeros((s, s))
-            for i in range(0, len(self.values), BLOCK):
-                part = self.values[i : i + BLOCK].reshape(-1, channels, s)
+            for i in range(0, len(self.scaled), BLOCK):
+                part = self.scaled[i : i + BLOCK].reshape(-1, channels, s)
                 total += np.tensordot(part, mixing @ part, ((0, 1), (0, 1)))
             gram = root.T @ total @ root
-            self._separable[channels] = root, scipy.linalg.eigh((gram + gram.T) / 2)[1][:, ::-1]
-        return self._separable[channels]
+            self._spatial[channels] = root, scipy.linalg.eigh((gram + gram.T) / 2)[1][:, ::-1]
+        return self._spatial[channels]
 
 
 def low_rank(sample: Sample, rank: int, largest: int = 0) -> Head:
@@ -165,14 +160,15 @@ def low_rank(sample: Sample, rank: int, largest: int = 0) -> Head:
 
 
 def pooled(sample: Sample, maps: Array) -> Head:
-    """The best layer on what the maps (R, S) give for each channel."""
+    """The best layer on what the maps (R, S) give for each channel, by a sample with isotropic prior."""
+    assert isinstance(sample.prior, Isotropic), "see priors.py"
     n, s = sample.count, maps.shape[1]
-    small = maps.astype(np.float32)
+    small, m = maps.astype(np.float32), sample.prior.variance
     rows = (sample.x.reshape(n, -1, s) @ small.T).reshape(n, -1).astype(np.float64)
-    channels, j = rows.shape[1] // len(maps), len(sample.values)
-    own = (sample.values.reshape(j, -1, s) @ small.T).reshape(j, -1).astype(np.float64)
+    channels, j = rows.shape[1] // len(maps), len(sample.scaled)
+    own = (sample.scaled.reshape(j, -1, s) @ small.T).reshape(j, -1) * np.sqrt(m)
     cross = sample.mixed(sample.through.T @ rows, own + sample.correction @ rows)
-    gram = sample.mixed(rows.T @ rows, np.kron(np.eye(channels), maps @ maps.T))
+    gram = sample.mixed(rows.T @ rows, m * np.kron(np.eye(channels), maps @ maps.T))
     outer = solve_right(gram, cross)
     mean = (sample.mean_x.reshape(-1, s) @ maps.T).ravel()
     lost = sample.energy - float(np.vdot(outer, cross))

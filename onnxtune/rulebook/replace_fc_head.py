@@ -15,7 +15,8 @@ With calibration data, gentler to more radical, for y = W x + b with mean mu and
               W' = W C P^T (P C P^T)^-1, b' = b + (W - W' P) mu
 
 What follows the layer stays. The known W is projected; no label or logit is regressed, so a few hundred images
-are enough (C is shrunk by Ledoit and Wolf).
+are enough (C is shrunk, see calibrate/priors.py). Only where a user insists on `gap`, all layers of the head are also
+tried as one on the mean of the map, for which there is no W: ridge regression of what they gave.
 """
 
 from __future__ import annotations
@@ -83,10 +84,11 @@ def _pooled(
         name = f"{block[0]}x{block[1]} average pool"
         rows = new.Flatten(new.AveragePool(flat.x, kernel_shape=list(block), strides=list(block)), axis=1)
     y = gemm(new, rows, summed.astype(dtype), layer.bias)
-    keys = frozenset(n.key for n in (*flat.nodes, *layer.nodes))
+    keys = {n.key for n in (*layer.nodes, flat.nodes[-1])}
+    keys |= {n.key for n in flat.nodes if facts.why_not_private(n.outputs[0], keys) is None}
     title = f"fully connected {c}x{h}x{w} -> {j} becomes {name} + {summed.shape[1]} -> {j}"
     details = {"parameters_before": layer.weight.size, "parameters_after": summed.size}
-    return Proposal(RULE, title, keys, new.finish({layer.output: y}), details=details)
+    return Proposal(RULE, title, frozenset(keys), new.finish({layer.output: y}), details=details)
 
 
 def _product(facts: Facts, flat: FlatMap | No | None) -> Proposal | No | None:

@@ -39,6 +39,10 @@ SPELLINGS = {
     "computed": "d = Shape (x) g = Gather (d, first) u = Unsqueeze (g, zero) t = Concat <axis = 0> (u, rest)"
     " f = Reshape (x, t) y = Gemm <transB = 1> (f, w, b)",
     "channels last": "t = Transpose <perm = [0, 2, 3, 1]> (x) f = Flatten (t) y = Gemm <transB = 1> (f, l, b)",
+    "channels last, MatMul": "t = Transpose <perm = [0, 2, 3, 1]> (x) f = Reshape (t, rows) m = MatMul (f, q)"
+    " y = Add (b, m)",
+    "channels last, computed": "t = Transpose <perm = [0, 2, 3, 1]> (x) d = Shape (t) e = Slice (d, zero, one)"
+    " s = Concat <axis = 0> (e, rest) f = Reshape (t, s) y = Gemm <transB = 1> (f, l, b)",
     "Conv": "c = Conv (x, k, b) y = Flatten (c)",
 }
 
@@ -58,11 +62,12 @@ def head(
         "w": weight,
         "v": weight.T.copy(),
         "l": weight.reshape(j, c, h, w).transpose(0, 2, 3, 1).reshape(j, -1),
+        "q": weight.reshape(j, c, h, w).transpose(2, 3, 1, 0).reshape(-1, j),
         "k": weight.reshape(j, c, h, w),
         "b": rng(9).standard_normal(j),
     }
-    numbers = {"rows": [-1, c * h * w], "first": 0, "zero": [0], "rest": [-1]}
-    used = {n: a.astype(dtype) for n, a in arrays.items() if f" {n})" in body or f" {n}," in body}
+    numbers = {"rows": [-1, c * h * w], "first": 0, "zero": [0], "one": [1], "rest": [-1]}
+    used = {n: a.astype(dtype) for n, a in arrays.items() if f" {n})" in body or f"({n}," in body or f" {n}," in body}
     used |= {n: np.array(a, np.int64) for n, a in numbers.items() if n in body}
     text = f"g ({kind}[N, {c}, {h}, {w}] x) => ({kind}[N, {j}] r) {{ z = Relu (x) {body} r = Relu (y) }}"
     return model_of(text, used, opset=opset)
@@ -244,6 +249,30 @@ def test_layers_further_back_become_low_rank() -> None:
     assert np.allclose(run(after, x), run(model, x), atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "p = GlobalAveragePool (x) f = Flatten (p)",
+        "p = GlobalMaxPool (x) f = Squeeze (p, axes)",
+        "p = ReduceMean <axes = [2, 3], keepdims = 0> (x) f = Dropout (p)",
+        "p = MaxPool <kernel_shape = [4, 4]> (x) f = Reshape (p, rows)",
+        "t = Transpose <perm = [0, 2, 3, 1]> (x) f = ReduceMean <axes = [1, 2], keepdims = 0> (t)",
+    ],
+)
+def test_features_of_a_pooled_map(body: str) -> None:
+    """The layer behind a pool over the whole map has no map of its own: low rank is what there is."""
+    weights = {"w": exactly(HeadForm("low_rank", "rank 8", rank=8), (40, 1, 1), 30), "b": rng(3).standard_normal(30)}
+    numbers = {"axes": np.array([2, 3]), "rows": np.array([-1, 40])}
+    used = {k: v.astype(np.float32) for k, v in weights.items()} | {k: v for k, v in numbers.items() if f"{k})" in body}
+    text = f"g (float[N, 40, 4, 4] x) => (float[N, 30] y) {{ {body} y = Gemm <transB = 1> (f, w, b) }}"
+    model = Model(model_of(text, used))
+    levels = levels_of(model.proto)
+    assert {x.settings["form"] for x in levels.values()} == {"low_rank"}
+    after, _ = refitted(model, levels["rank 8"], images(100, (40, 4, 4)))
+    x = images(5, (40, 4, 4), seed=4)
+    assert np.allclose(run(after, x), run(model, x), atol=1e-3)
+
+
 def test_a_conv_on_one_pixel_becomes_low_rank() -> None:
     """As fully convolutional exports write the layers after the first."""
     second = (rng(1).standard_normal((30, 8)) @ rng(2).standard_normal((8, 40))).reshape(30, 40, 1, 1)
@@ -274,6 +303,55 @@ def test_branches_each_on_their_own() -> None:
     assert np.allclose(outputs[0]["age"], outputs[1]["age"])
     assert np.allclose(outputs[0]["gender"], outputs[1]["gender"], atol=1e-3)
     assert {n.op_type for n in apply(model, fits).proto.graph.node} == {"GlobalAveragePool", "Flatten", "Gemm"}
+
+
+DEEP = """g (float[N, 6, 4, 5] x) => (float[N, 10] y) {
+    f = Flatten (x) a = Gemm <transB = 1> (f, w, b) n = BatchNormalization (a, s, t, b, s) r = ACTIVATION (n)
+    d = Dropout (r) m = MatMul (d, u) y = Add (m, v) }"""
+
+
+def deep(activation: str, weight: NDArray[np.float64]) -> Model:
+    """Two fully connected layers with everything that may stand between them."""
+    weights = {"w": weight, "b": rng(6).standard_normal(J), "s": rng(7).random(J) + 0.5, "t": rng(8).standard_normal(J)}
+    weights |= {"u": rng(9).standard_normal((J, 10)), "v": rng(10).standard_normal(10)}
+    text = DEEP.replace("ACTIVATION", activation)
+    return Model(model_of(text, {k: v.astype(np.float32) for k, v in weights.items()}))
+
+
+@pytest.mark.parametrize("wide", [2048, 64])
+def test_a_whole_classifier_as_one_layer(wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact where nothing between the layers bends; otherwise as good as least squares can be."""
+    monkeypatch.setattr(layer_module, "WIDE", wide)
+    monkeypatch.setattr(head_levels_module, "WIDE", wide)
+    for activation, error in (("Identity", 1e-3), ("Sigmoid", 0.5)):
+        model = deep(activation, exactly(FORMS[-1], (C, H, W)) / 4)
+        level = levels_of(model.proto, form="gap")["one layer"]
+        assert level.layer.wide == (wide == 64)
+        after, found = refitted(model, level, images(300))
+        onnx.checker.check_model(after.proto, full_check=True)
+        assert [n.op_type for n in after.proto.graph.node] == ["GlobalAveragePool", "Flatten", "Gemm"]
+        assert found < error
+        x = images(50, seed=5)
+        want = run(model, x)
+        rest = np.sqrt(np.square(run(after, x) - want).sum() / np.square(want - want.mean(0)).sum())
+        assert rest == pytest.approx(found, abs=0.1)
+    assert "one layer" not in levels_of(model.proto), "for those alone who ask for it"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("=> (", "=> (float[N, M] r, "),
+        ("d = Dropout (r)", "e = Neg (r) d = Add (r, e)"),
+        ("d = Dropout (r)", "d = Softmax (r)"),
+        ("d = Dropout (r) m = MatMul (d, u)", "d = Transpose (r) e = Transpose (d) m = MatMul (e, u)"),
+    ],
+)
+def test_a_classifier_that_others_look_into_stays(old: str, new: str) -> None:
+    model = deep("Relu", rng().standard_normal((J, C * H * W)))
+    text = DEEP.replace("ACTIVATION", "Relu").replace(old, new)
+    values = {i.name: onnx.numpy_helper.to_array(i) for i in model.proto.graph.initializer}
+    assert list(levels_of(model_of(text, values), form="gap")) == ["global average pooling"]
 
 
 BIG = {"w": rng().standard_normal((J, C * H * W)).astype(np.float32)}

@@ -8,7 +8,8 @@ from layers import maps, moments
 
 from onnxtune.calibrate.covariance import Kronecker, shrunk
 from onnxtune.calibrate.head_forms import grid_maps
-from onnxtune.calibrate.heads import Head, best_maps, learned_maps, low_rank, pooled
+from onnxtune.calibrate.heads import Head, best_maps, learned_maps, low_rank, one_layer, pooled
+from onnxtune.calibrate.priors import estimate
 from onnxtune.calibrate.solve import relative_error
 
 C, SIZE, J = 6, (3, 4), 10
@@ -45,7 +46,7 @@ def test_low_rank_is_the_optimum() -> None:
     x = features()
     y = x @ weight.T + bias
     data = moments(x, y)
-    values, _ = np.linalg.eigh(weight @ shrunk(data) @ weight.T)
+    values, _ = np.linalg.eigh(weight @ estimate(data, None) @ weight.T)
     found = low_rank(weight, bias, data, 4)
     assert found.inner.shape == (4, C * 12)
     assert found.outer.shape == (J, 4)
@@ -160,3 +161,28 @@ def test_best_maps_for_a_kronecker_covariance() -> None:
         for _ in range(10):
             other = maps_ + size * random.standard_normal(maps_.shape) * np.abs(maps_).mean()
             assert lost(other) > ours
+
+
+@pytest.mark.parametrize("count", [60, 200])
+def test_one_layer_is_ridge_regression_whose_error_is_honest(count: int) -> None:
+    """With fewer rows than columns, or with noise, too: leaving one out says what others will show."""
+    random = np.random.default_rng(0)
+    slope = random.standard_normal((4, 100)) * (np.arange(100) < 10)
+    z, more = (random.standard_normal((n, 100)) for n in (count, 5000))
+    y, wanted = (x @ slope.T + random.standard_normal((len(x), 4)) + 3 for x in (z, more))
+    weight, bias, error = one_layer(z, y)
+    held_out = relative_error(wanted, more @ weight.T + bias)
+    assert held_out < 1
+    assert error == pytest.approx(held_out, rel=0.2)
+
+
+def test_one_layer_of_a_linear_map_is_exact() -> None:
+    random = np.random.default_rng(0)
+    z = random.standard_normal((50, 6)) * [1, 1e3, 1e-3, 1, 1, 0] + [0, 1e4, 0, 5, 0, 2]
+    slope = random.standard_normal((3, 6))
+    weight, bias, error = one_layer(z, z @ slope.T + 1)
+    assert error < 1e-4
+    assert np.allclose(z @ weight.T + bias, z @ slope.T + 1, rtol=1e-4)
+    still = one_layer(np.ones((5, 2)), np.arange(10.0).reshape(5, 2))
+    assert not still[0].any()
+    assert np.allclose(still[1], [4, 5])

@@ -98,6 +98,15 @@ def test_flatten_of_channels_last() -> None:
     assert_rewrites(RULE, proto, count=1, contains={"Transpose": 0, "GlobalAveragePool": 1})
 
 
+def test_channels_last_whose_own_batch_is_read() -> None:
+    body = "t = Transpose <perm = [0, 2, 3, 1]> (x) d = Shape (t) g = Slice (d, z, o) s = Concat <axis = 0> (g, m)"
+    proto = model(
+        f"{body} f = Reshape (t, s) {GEMM}", w=constant_over_map(last=True), b=BIAS, z=np.array([0]), o=[1], m=[-1]
+    )
+    (after,) = assert_rewrites(RULE, proto, count=1, local=False)
+    assert {n.op_type for n in after.graph.node} == {"GlobalAveragePool", "Flatten", "Gemm"}
+
+
 @pytest.mark.parametrize(("block", "size"), [((2, 3), (4, 6)), ((1, 3), (4, 6)), ((5, 1), (5, 7)), ((2, 2), (2, 4))])
 @pytest.mark.parametrize("last", [False, True])
 def test_weights_constant_over_blocks(block: tuple[int, int], size: tuple[int, int], last: bool) -> None:
