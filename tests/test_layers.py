@@ -25,6 +25,7 @@ ORDER = (
     "model",
     "shapes",
     "devices",
+    "blas",
     "library",
     "binding",
     "runtime",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxtune.apply import apply
+from onnxtune.blas import one_thread
 from onnxtune.calibrate.answers import Answers
 from onnxtune.calibrate.dataset import Dataset
 from onnxtune.calibrate.evidence import Evidence, gather
@@ -131,7 +132,8 @@ class Fitter:
         key = asked if start is None else fit_key(asked=asked, start=start[0])
 
         def make() -> tuple[Fragment, float]:
-            fitted = fresh(None if start is None else start[1])
+            with one_thread(narrow=not level.layer.wide):
+                fitted = fresh(None if start is None else start[1])
             return fitted.proposal.fragment, fitted.error
 
         fragment, error = self.store.get(key, make)
