@@ -33,9 +33,11 @@ LARGE = 2**28
 """Bytes of weights of which a second copy in memory is too much."""
 MODEL_PLAN = Plan(warmup=0.1, rounds=6, duration=1.5, precision=0.02, fewest=2)
 """For a rewrite of the whole model, on its way."""
-WIDE_PLAN = Plan(warmup=0.1, rounds=6, duration=3.0, precision=0.005, patience=2, fewest=2)
-"""For a rewrite of WIDE nodes and more, at many places at once: it may save a small share of a long region."""
-WIDE = 16
+WIDE_PLAN = Plan(warmup=0.1, rounds=6, duration=5.0, precision=0.005, patience=2, fewest=2)
+"""For a rewrite all over the model: it may save a small share of a long time."""
+WIDE, WIDE_SHARE = 16, 0.125
+"""Nodes that such a rewrite removes at least, and their share of all. It is timed on the whole model: what is around
+its places, cut a node further on, would miss what ONNX Runtime makes of longer chains."""
 CONFIRM_PLANS = (
     Plan(warmup=0.2, rounds=8, duration=4.0, precision=0.01, fewest=2),
     Plan(warmup=0.2, rounds=15, duration=8.0, precision=0.01, patience=2, fewest=3),
@@ -91,7 +93,8 @@ class Timer:
         """The proposal's effect on its region and nearest neighbours.
 
         Where these do not run on random inputs (a Reshape whose target comes from outside), it is timed
-        on the region alone; where that cannot be cut out or run either, on the whole model.
+        on the region alone; where that cannot be cut out or run either, and where it changes nodes all over the model,
+        on the whole model.
         """
         return next(self.regions(facts, [proposal]))
 
@@ -103,7 +106,9 @@ class Timer:
                 yield self._region(facts, proposal, cut)
 
     def _region(self, facts: Facts, proposal: Proposal, cut: Cut) -> Trial:
-        plan = _plan(proposal)
+        if len(proposal.removes) >= max(WIDE, WIDE_SHARE * len(facts.nodes)):
+            return self._on_whole(facts, proposal, ENABLING_PLAN if proposal.enabling else WIDE_PLAN, cut)
+        plan = ENABLING_PLAN if proposal.enabling else REGION_PLAN
         trial = Trial(None)
         for keys in (neighbourhood(facts, proposal.removes), proposal.removes):
             if keys not in cut:
@@ -172,12 +177,6 @@ class Timer:
             return Trial(None, str(error))
         self.cache.put(key, result)
         return Trial(result)
-
-
-def _plan(proposal: Proposal) -> Plan:
-    if proposal.enabling:
-        return ENABLING_PLAN
-    return REGION_PLAN if len(proposal.removes) < WIDE else WIDE_PLAN
 
 
 def tried(model: Model, target: Target, feeds: Feeds) -> Make:

@@ -48,7 +48,7 @@ def saves(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, float]], li
                 measured.append(proposal.rule)
                 return Trial(outcome(table[proposal.rule]))
 
-            def models(self, *arguments: Any) -> Trial:
+            def against(self, *arguments: Any) -> Trial:
                 return Trial(outcome(2.0))
 
             def latency(self, *arguments: Any) -> float:

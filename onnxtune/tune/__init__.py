@@ -23,6 +23,7 @@ from onnxtune.sizes import unfed
 from onnxtune.steps import prune_enabling
 from onnxtune.tune import calibrated, confirm, rounds, wholes
 from onnxtune.tune.finish import OWN, untouched
+from onnxtune.tune.late_rules import late
 from onnxtune.tune.options import DecideFunction, NotifyFunction, Objective, Options
 from onnxtune.tune.promise import promise
 from onnxtune.tune.run import Run
@@ -63,7 +64,7 @@ def _loop(run: Run) -> tuple[Model, Report]:
     base = wholes.prepare(run)
     steps = rounds.rounds(run, base, [], [r for r in run.rules if r.card.enabling])
     early = rounds.rounds(run, base, steps, run.rules)
-    steps = rounds.late(run, base, early)
+    steps = late(run, base, early)
     if run.calibrated and run.calibration is not None:
         found = calibrated.spend(run, base, early, steps, run.calibration)
         if found is not None:

