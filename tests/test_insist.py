@@ -11,11 +11,11 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
-from onnxtune import optimize
+from onnxtune import Result, optimize
 from onnxtune.cli import cli
 from onnxtune.errors import GateError, UsageError
 from onnxtune.testing import model_of
-from onnxtune.tune.options import Options
+from onnxtune.tune.options import Objective, Options
 
 
 @pytest.fixture
@@ -61,19 +61,24 @@ def test_over_budget_nothing_is_written_unless_forced(files: tuple[Path, Path]) 
     assert 'class="bad"' in written.with_suffix(".html").read_text(), "the loss in red"
 
 
-@pytest.mark.slow
-def test_throughput_is_that_of_a_batch(files: tuple[Path, Path]) -> None:
+def spending(files: tuple[Path, Path], objective: Objective) -> Result:
+    """With a budget that allows nearly everything."""
     model, data = files
-    result = optimize(
+    return optimize(
         model,
         only=["replace_fc_head"],
         calibration_data=data,
         max_drop="99%",
-        objective="throughput",
+        objective=objective,
         providers="cpu",
         threads=1,
         cache=False,
     )
+
+
+@pytest.mark.slow
+def test_throughput_is_that_of_a_batch(files: tuple[Path, Path]) -> None:
+    result = spending(files, "throughput")
     assert "measured at batch 32" in result.report.notes
     points = (result.report.calibration or {})["points"]
     assert points, "at a batch, too, smaller forms are faster on their region"
@@ -82,17 +87,7 @@ def test_throughput_is_that_of_a_batch(files: tuple[Path, Path]) -> None:
 @pytest.mark.slow
 def test_size_is_saved_where_it_costs_no_time(files: tuple[Path, Path]) -> None:
     """A budget that allows nearly everything: the smallest form is taken, and the model shrinks."""
-    model, data = files
-    result = optimize(
-        model,
-        only=["replace_fc_head"],
-        calibration_data=data,
-        max_drop="99%",
-        objective="size",
-        providers="cpu",
-        threads=1,
-        cache=False,
-    )
+    result = spending(files, "size")
     assert result.report.status in ("smaller", "faster")
     assert result.report.after.weight_bytes < 0.2 * result.report.before.weight_bytes
     assert result.report.after.peak_bytes < result.report.before.peak_bytes

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from outcomes import saving
 
 import onnxtune.tune.run
 import onnxtune.tune.wording
 from onnxtune import Result, optimize
-from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.proposal import Proposal
 from onnxtune.testing import model_of
@@ -27,13 +27,6 @@ TWICE = "def twice(new, x):\n    return new.Neg(new.Neg(x))\n\n"
 CHAIN = """g (float[N, 3] x) => (float[N, 3] y) {
     a = Abs (x)  b = Sigmoid (a)  c = Tanh (b)  y = Softsign (c)
 }"""
-
-
-def outcome(saved: float) -> Comparison:
-    """A comparison that saves so many seconds of ten."""
-    one = np.full(4, 10.0)
-    ratio = 10.0 / (10.0 - saved)
-    return Comparison(one, one - saved, ratio, ratio * 0.9999, ratio * 1.0001, 0.0, 0.99)
 
 
 @pytest.fixture
@@ -46,10 +39,10 @@ def saves(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, float]], li
         class Table(Timer):
             def region(self, facts: Facts, proposal: Proposal) -> Trial:
                 measured.append(proposal.rule)
-                return Trial(outcome(table[proposal.rule]))
+                return Trial(saving(table[proposal.rule], 10.0))
 
             def against(self, *arguments: Any) -> Trial:
-                return Trial(outcome(2.0))
+                return Trial(saving(2.0, 10.0))
 
             def latency(self, *arguments: Any) -> float:
                 return 10.0

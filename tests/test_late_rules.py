@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_on_top import LATE
+from outcomes import saving
 
 from onnxtune import optimize
-from onnxtune.comparison import Comparison
+from onnxtune.catalog import catalog
 from onnxtune.facts import Facts
 from onnxtune.model import Model
 from onnxtune.proposal import Proposal
@@ -20,6 +20,7 @@ from onnxtune.testing import model_of
 from onnxtune.trial import Timer, Trial
 from onnxtune.tune.rounds import best_of
 
+LATE = [r for r in catalog(plugins=False) if r.name == "winograd_conv"]
 TEXT = """g (float[N, 32, 12, 12] x) => (float[N, 32, 12, 12] y) {
   a = Conv <pads = [1, 1, 1, 1]> (x, w)
   y = Conv <pads = [1, 1, 1, 1]> (a, v)
@@ -29,12 +30,6 @@ TEXT = """g (float[N, 32, 12, 12] x) => (float[N, 32, 12, 12] y) {
 def network() -> Model:
     rng = np.random.default_rng(0)
     return Model(model_of(TEXT, {n: rng.standard_normal((32, 32, 3, 3)).astype(np.float32) for n in "wv"}))
-
-
-def outcome(saved: float) -> Comparison:
-    before = np.full(4, 1.0)
-    speed = 1 / (1 - saved)
-    return Comparison(before, before - saved, speed, 0.999 * speed, 1.001 * speed, 0.0, 0.99)
 
 
 def saves(proposal: Proposal) -> float:
@@ -47,7 +42,7 @@ def steps() -> list[Step]:
     facts = Facts(model, bind(model).sizes)
     proposals = [p for p in propose(facts, LATE, {}) if isinstance(p, Proposal)]
     assert len(proposals) == 4
-    return [step_of(facts, p, outcome(saves(p))) for p in proposals]
+    return [step_of(facts, p, saving(saves(p))) for p in proposals]
 
 
 def axes(chosen: list[int], good: list[Step]) -> list[int]:
@@ -71,13 +66,13 @@ def test_the_whole_model_has_the_last_word(monkeypatch: pytest.MonkeyPatch, rati
 
     class Clock(Timer):
         def region(self, facts: Facts, proposal: Proposal) -> Trial:
-            return Trial(outcome(saves(proposal)))
+            return Trial(saving(saves(proposal)))
 
         def models(self, *arguments: Any) -> Trial:
-            return Trial(outcome(1 - 1 / ratio))
+            return Trial(saving(1 - 1 / ratio))
 
         def against(self, *arguments: Any) -> Trial:
-            return Trial(outcome(0.5))
+            return Trial(saving(0.5))
 
         def latency(self, *arguments: Any) -> float:
             return 1.0

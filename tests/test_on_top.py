@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from outcomes import saving
 
 from onnxtune.calibrate.level import Level
 from onnxtune.catalog import catalog
-from onnxtune.comparison import Comparison
 from onnxtune.facts import Facts
 from onnxtune.model import Model
 from onnxtune.proposal import Proposal
@@ -39,9 +39,7 @@ class Clock:
     def regions(self, facts: Facts, proposals: Sequence[Proposal]) -> Iterator[Trial]:
         for proposal in proposals:
             self.titles.append(proposal.title)
-            before = np.full(4, 1.0)
-            speed = 1 / (1 - self.saved)
-            yield Trial(Comparison(before, before - self.saved, speed, 0.99 * speed, 1.01 * speed, 0.0, 0.99))
+            yield Trial(saving(self.saved))
 
 
 def levels(rule: str, **settings: Any) -> tuple[Facts, list[Level]]:

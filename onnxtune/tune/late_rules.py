@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxtune import trial as plans
-from onnxtune.apply import apply
+from onnxtune.apply import ApplyError, apply
 from onnxtune.model import Model
 from onnxtune.steps import Step
 from onnxtune.tune.rounds import best_of, candidates, reject_others, settled
@@ -45,11 +45,16 @@ def _fastest(run: Run, before: Model, good: Sequence[Step]) -> list[int]:
     models: each against the best so far.
     """
     best = best_of(good)
+    if any(s.forced for s in good):
+        return best
     for price in PRICES:
         lighter = best_of(good, price)
-        if lighter == best or any(s.forced for s in good):
+        if lighter == best:
             continue
-        one, other = (apply(before, [good[i].proposal for i in chosen]) for chosen in (best, lighter))
+        try:
+            one, other = (apply(before, [good[i].proposal for i in chosen]) for chosen in (best, lighter))
+        except ApplyError:  # what does not go together is told and dropped when the set is verified
+            return best
         with run.stage("measure"):
             trial = run.timer.models(one, other, run.sizes, plans.MODEL_PLAN)
         run.journal.decide(

@@ -37,6 +37,6 @@ def on_top(timer: Timer, facts: Facts, level: Level, late: Sequence[Rule], setti
     proposals = [p for p in said if isinstance(p, Proposal) and p.removes & own]
     saved = []
     for trial in timer.regions(seen, proposals):
-        pays = trial.comparison is not None and trial.comparison.verdict == "faster"
-        saved.append(trial.comparison.saved if pays and trial.comparison is not None else 0.0)
+        found = trial.comparison
+        saved.append(found.saved if found is not None and found.verdict == "faster" else 0.0)
     return sum(saved[i] for i in select(proposals, saved))

@@ -28,10 +28,10 @@ from onnxtune.tune.wording import UNDONE, no_gain, slower
 ROUND_LIMIT = 8
 
 
-def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule], limit: int = ROUND_LIMIT) -> list[Step]:
+def rounds(run: Run, base: Model, steps: list[Step], rules: Sequence[Rule]) -> list[Step]:
     """`steps` and what these rules add to them, round after round, until nothing more is found."""
     seen: set[str] = set()
-    for number in range(limit):
+    for number in range(ROUND_LIMIT):
         current = apply(base, [s.proposal for s in steps])
         seen.add(structure(current.proto))
         good = candidates(run, current, rules, f"round {number + 1}")
