@@ -76,8 +76,20 @@ def conv_layer(facts: Facts, node: Node) -> Layer | str:
         return "depthwise kernels do not factorise" if found.depthwise else "grouped convolutions are not refitted"
     if found.dtype not in (np.float32, np.float16):
         return f"weights of type {found.dtype}"
+    if (reader := _needs_positive(facts, found.y)) is not None:
+        return f"its result must stay positive, '{reader.key}' takes the {reader.op_type} of it"
     flat = found.weight.reshape(found.out_channels, -1)
     return Layer(node.key, found.x, found.y, flat, found.shift, found.dtype, found.window, rectified(facts, found.y))
+
+
+def _needs_positive(facts: Facts, tensor: str) -> Node | None:
+    """Who reads the tensor and is not finite for all numbers: least squares may miss by little and change the sign."""
+    return next((r for r in facts.consumers(tensor) if r.is_op("Sqrt", "Log", "Reciprocal") or _root(facts, r)), None)
+
+
+def _root(facts: Facts, node: Node) -> bool:
+    power = facts.constant(node.input(1)) if node.is_op("Pow") else np.zeros(1)
+    return power is None or bool(((power < 0) | (power % 1 != 0)).any())
 
 
 def rectified(facts: Facts, tensor: str) -> bool:

@@ -56,6 +56,8 @@ STORED: dict[str, Any] = {
     "w2": random(20, 20, 1, 1, seed=1),
     "v26": random(7, 26, 3, 3),
     "s6": random(6, 6, 1, 1),
+    "half": np.array(0.5, np.float32),
+    "two": np.array(2, np.float32),
 }
 
 
@@ -303,12 +305,22 @@ def test_the_same_again() -> None:
         ),
         ("c = Conv <pads = [1,1,1,1]> (x, u)  r = Relu (c)  y = Conv <group = 4> (r, k)", "group"),
         ("c = Conv <pads = [1,1,1,1]> (x, u)  s = Softmax <axis = 1> (c)  y = Conv (s, v, b)", "Softmax"),
+        ("c = Conv (x, u)  r = Relu (c)  e = Conv (r, v, b)  y = Sqrt (e)", "must stay positive"),
+        ("c = Conv (x, u)  r = Relu (c)  e = Conv (r, v, b)  y = Pow (e, half)", "must stay positive"),
+        ("c = Conv (x, u)  r = Relu (c)  e = Conv (r, v, b)  l = Log (e)  y = Relu (l)", "takes the Log"),
     ],
 )
 def test_declines(body: str, reason: str) -> None:
     found, declined = levels_of(RULE, model(body), min_share=0.0)
     assert not found, [f.title for f in found]
     assert any(reason in d.reason for d in declined), [d.reason for d in declined]
+
+
+def test_a_square_is_finite_for_all_numbers() -> None:
+    found, _ = levels_of(
+        RULE, model("c = Conv (x, u)  r = Relu (c)  e = Conv (r, v, b)  y = Pow (e, two)"), min_share=0.0
+    )
+    assert found
 
 
 def test_a_graph_output_keeps_its_channels() -> None:
